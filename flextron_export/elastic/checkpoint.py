@@ -1,0 +1,168 @@
+"""The elastic checkpoint: a Hugging Face model directory with `elastic.json` beside it (docs/checkpoint-format.md)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CheckpointError, FlextronError, problems
+from ..files import recover, write_json
+from .architecture import Architecture, read_config
+from .safetensors import SafetensorsFile
+from .tensors import TensorSpec, tensor_specs
+from .widths import Budget, Candidates, check_budgets
+
+SCHEMA = 1
+MARKER = "elastic.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+class ModelWeights:
+    """The weights of a Hugging Face model directory, mapped: one safetensors file or shards with an index.
+
+    Raises:
+        CheckpointError: no safetensors, a missing shard, a missing tensor or one of another shape.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+        index, single = self.directory / "model.safetensors.index.json", self.directory / "model.safetensors"
+        if single.is_file():
+            names = [single.name]
+        elif index.is_file():
+            try:
+                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError) as error:
+                raise CheckpointError(f"{index} is damaged: {error}.", fix="copy the checkpoint again") from error
+            outside = [n for n in names if Path(n).name != n]
+            problems(CheckpointError, str(index), [f"{n!r} is not a file name in this directory" for n in outside])
+        else:
+            pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in self.directory.glob(pattern)]
+            raise CheckpointError(
+                f"{directory} has no model.safetensors.",
+                cause=f"it holds pickled weights ({pickles[0]}), which run code when loaded and are refused" if pickles else None,
+                fix="load it with transformers and write it again with save_pretrained, which writes safetensors",
+            )
+        self.files = [SafetensorsFile(self.directory / name) for name in names]
+        self._where = {tensor: file for file in self.files for tensor in file.tensors}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._where[name][name]
+
+    def check(self, specs: Sequence[TensorSpec]) -> None:
+        """Raise CheckpointError naming every tensor that is missing or has another shape."""
+        found = []
+        for spec in specs:
+            expected = spec.shape[::-1] if spec.transposed else spec.shape
+            if spec.source not in self:
+                found.append(f"{spec.source} is missing")
+            elif (shape := self._where[spec.source].tensors[spec.source].shape) != expected:
+                found.append(f"{spec.source} is {list(shape)}, config.json says {list(expected)}")
+        more = [f"and {len(found) - 5} more"] if len(found) > 5 else []
+        problems(CheckpointError, f"the weights in {self.directory} do not fit its config.json", found[:5] + more)
+
+
+@dataclass(frozen=True)
+class ElasticCheckpoint:
+    """An opened elastic checkpoint.
+
+    Attributes:
+        path: its directory.
+        parent: where it came from: `path` and `sha256` of the parent's weights.
+        sorting: how groups and neurons were ranked.
+        training: how it was trained, or empty.
+    """
+
+    path: Path
+    architecture: Architecture
+    candidates: Candidates
+    budgets: tuple[Budget, ...]
+    parent: dict[str, Any] = field(default_factory=dict)
+    sorting: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: str | Path) -> ElasticCheckpoint:
+        """Open and check a checkpoint directory.
+
+        Raises:
+            CheckpointError: it is missing, damaged, not elastic, or of a newer schema.
+            UnsupportedModelError: its architecture is not supported.
+        """
+        path = Path(path)
+        recover(path)
+        architecture = Architecture.from_config(read_config(path))
+        marker = path / MARKER
+        if not marker.is_file():
+            raise CheckpointError(f"{path} is not elastic: it has no {MARKER}.", fix=f"flextron-export elastify {path} --text FILE --out CKPT")
+        try:
+            value = json.loads(marker.read_text(encoding="utf-8"))
+            schema = int(value["schema"])
+            if schema > SCHEMA:
+                raise CheckpointError(f"{marker} has schema {schema}; this version reads up to {SCHEMA}.", fix="upgrade flextron-export")
+            candidates = Candidates.from_json(value["candidates"])
+            budgets = tuple(Budget.from_json(b) for b in value["budgets"])
+            extra = {k: dict(value.get(k) or {}) for k in ("parent", "sorting", "training")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{marker} is damaged: {type(error).__name__} {error}.", fix="run elastify again") from error
+        try:
+            candidates.validate(architecture)
+            check_budgets(budgets, candidates, architecture)
+        except FlextronError as error:
+            raise CheckpointError(f"{marker}: {error.what}") from error
+        return cls(path, architecture, candidates, budgets, **extra)
+
+    def budget(self, name: str) -> Budget:
+        """The budget of that name; CheckpointError names the ones there are."""
+        for budget in self.budgets:
+            if budget.name == name:
+                return budget
+        raise CheckpointError(f"There is no budget {name!r} in {self.path}.", fix=f"use one of: {', '.join(b.name for b in self.budgets)}")
+
+    def weights(self) -> ModelWeights:
+        """The mapped weights, checked against the architecture."""
+        weights = ModelWeights(self.path)
+        weights.check(tensor_specs(self.architecture))
+        return weights
+
+    def with_budgets(self, budgets: Sequence[Budget]) -> ElasticCheckpoint:
+        return replace(self, budgets=tuple(budgets))
+
+    def write_marker(self, directory: Path) -> None:
+        """Write `elastic.json` into a directory that already holds the model."""
+        write_json(
+            directory / MARKER,
+            {
+                "format": "flextron-elastic-checkpoint",
+                "schema": SCHEMA,
+                "candidates": self.candidates.to_json(),
+                "budgets": [b.to_json() for b in self.budgets],
+                "parent": self.parent,
+                "sorting": self.sorting,
+                "training": self.training,
+            },
+        )
+
+
+def copy_tokenizer(source: Path, destination: Path) -> list[str]:
+    """Copy the tokenizer files and the chat template that `source` has; return their names."""
+    names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    for name in names:
+        shutil.copyfile(source / name, destination / name)
+    return names

@@ -1,0 +1,1 @@
+"""Making a model elastic: importance, elastic continued training, routers."""

@@ -26,7 +26,7 @@ def dump(directory: Path) -> str:
     for package in directory.glob("*.deb"):
         subprocess.run(["dpkg", "-x", package, directory], check=True)
     # -f turns page layout off, -p says where the text is.
-    command = [directory / "usr/bin/bible", "-f", "-p", directory / "usr/lib", "Gen1:1-Rev22:21"]
+    command = [f"{directory}/usr/bin/bible", "-f", "-p", f"{directory}/usr/lib", "Gen1:1-Rev22:21"]
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, text=True).stdout
 
 

@@ -1,0 +1,36 @@
+"""Elastic language models: one nested weight set, a graph or engine for every budget, chosen by a latency target.
+
+    from flextron_export import Runner, build, calibrate, elastify, export, verify
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Imported on first use, so that the package imports with none of the optional libraries present.
+_VERBS = {
+    "elastify": "training.elastify",
+    "export": "bundle.export",
+    "verify": "bundle.verify",
+    "build": "targets.build",
+    "calibrate": "runtime.calibrate",
+    "Runner": "runtime.runner",
+}
+__all__ = ["Runner", "__version__", "build", "calibrate", "elastify", "export", "verify"]
+
+if TYPE_CHECKING:
+    from .bundle.export import export
+    from .bundle.verify import verify
+    from .runtime.calibrate import calibrate
+    from .runtime.runner import Runner
+    from .targets.build import build
+    from .training.elastify import elastify
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return getattr(import_module(f".{_VERBS[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,179 @@
+"""The bundle and its manifest (docs/bundle-format.md). Needs numpy alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..elastic.architecture import Architecture
+from ..elastic.safetensors import SafetensorsFile
+from ..elastic.tensors import tensor_specs
+from ..elastic.widths import Budget, Candidates, check_budgets
+from ..errors import BundleError, FlextronError, problems
+from ..files import recover, sha256, write_json
+from ..graph.contract import DTYPES, LAYOUTS, graph_file
+
+VERSION = 1
+MARKER = "manifest.json"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and SHA-256 of a file in the bundle."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        return cls(path.stat().st_size, sha256(path))
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        path: its directory.
+        dtypes: precisions it holds, each with a file `weights.<dtype>.safetensors`.
+        layouts: graph layouts per dtype.
+        files: every immutable file with its size and hash; `engines/` and `latency/` come later and keep their own records.
+        source: what it was exported from.
+    """
+
+    path: Path
+    architecture: Architecture
+    candidates: Candidates
+    budgets: tuple[Budget, ...]
+    layouts: dict[str, tuple[str, ...]]
+    files: dict[str, FileRecord]
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        return tuple(self.layouts)
+
+    def budget(self, name: str) -> Budget:
+        """The budget of that name; BundleError names the ones that were exported."""
+        for budget in self.budgets:
+            if budget.name == name:
+                return budget
+        raise BundleError(
+            f"The budget {name!r} was not exported.",
+            fix=f"use one of: {', '.join(b.name for b in self.budgets)}; or export the checkpoint again with --budgets",
+        )
+
+    def graph(self, layout: str, dtype: str, budget: str | None = None) -> Path:
+        """Path of a graph; BundleError says what was exported if it was not."""
+        if layout not in self.layouts.get(dtype, ()):
+            there = "; ".join(f"{d}: {', '.join(names)}" for d, names in self.layouts.items())
+            raise BundleError(f"The bundle has no {layout} graph in {dtype}.", cause=f"it holds {there}", fix=f"export again with --layout {layout} --dtype {dtype}")
+        return self.path / graph_file(layout, dtype, budget if layout == "per-budget" else None)
+
+    def graphs(self, layout: str, dtype: str) -> dict[str, Path]:
+        """All graph files of a layout: budget name -> path (the same path for every budget unless `per-budget`)."""
+        return {b.name: self.graph(layout, dtype, b.name) for b in self.budgets}
+
+    def weights(self, dtype: str) -> SafetensorsFile:
+        """The mapped weights file of a precision, its tensors checked against the architecture."""
+        if dtype not in self.layouts:
+            raise BundleError(f"The bundle has no {dtype} weights.", fix=f"use {', '.join(self.layouts)}, or export again with --dtype {dtype}")
+        weights = SafetensorsFile(self.path / weights_file(dtype), BundleError)
+        found = []
+        for spec in tensor_specs(self.architecture):
+            info = weights.tensors.get(spec.name)
+            if info is None or info.shape != spec.shape or info.dtype != DTYPES[dtype]:
+                found.append(f"{spec.name} should be {DTYPES[dtype]} {list(spec.shape)}")
+        problems(BundleError, f"{weights.path} does not fit the manifest", found[:5])
+        return weights
+
+    def check_files(self, *, hashes: bool = True, names: Iterable[str] | None = None) -> None:
+        """Raise BundleError naming every file that is missing, of another size or (unless `hashes` is false) altered."""
+        found = []
+        for name in self.files if names is None else names:
+            record, path = self.files[name], self.path / name
+            if not path.is_file():
+                found.append(f"{name} is missing")
+            elif (size := path.stat().st_size) != record.bytes:
+                found.append(f"{name} has {size} bytes instead of {record.bytes}")
+            elif hashes and sha256(path) != record.sha256:
+                found.append(f"{name} was altered (its SHA-256 differs)")
+        problems(BundleError, f"the bundle {self.path} is damaged", found, fix="copy it again, or export it again")
+
+    @classmethod
+    def open(cls, path: str | Path, *, hashes: bool = True) -> Bundle:
+        """Open and check a bundle.
+
+        Args:
+            path: its directory.
+            hashes: verify the SHA-256 of every file, not only sizes.
+
+        Raises:
+            BundleError: it is missing, damaged, altered or from a newer version.
+        """
+        path = Path(path)
+        recover(path)
+        marker = path / MARKER
+        if not marker.is_file():
+            raise BundleError(f"{path} is not a bundle: it has no {MARKER}.", fix="flextron-export export CKPT --out BUNDLE")
+        try:
+            value = json.loads(marker.read_text(encoding="utf-8"))
+            if value["format"] != "flextron-bundle":
+                raise ValueError(f"format is {value['format']!r}")
+            if int(value["version"]) > VERSION:
+                raise BundleError(f"{marker} has version {value['version']}; this flextron_export reads up to {VERSION}.", fix="upgrade flextron-export")
+            bundle = cls(
+                path,
+                Architecture.from_json(value["architecture"]),
+                Candidates.from_json(value["candidates"]),
+                tuple(Budget.from_json(b) for b in value["budgets"]),
+                {str(d): tuple(names) for d, names in value["layouts"].items()},
+                {str(name): FileRecord(int(r["bytes"]), str(r["sha256"])) for name, r in value["files"].items()},
+                dict(value.get("source") or {}),
+            )
+            bundle._validate()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{marker} is damaged: {type(error).__name__} {error}.", fix="copy the bundle again, or export it again") from error
+        bundle.check_files(hashes=hashes)
+        return bundle
+
+    def _validate(self) -> None:
+        found = [f"unknown dtype {d!r}" for d in self.layouts if d not in DTYPES]
+        found += [f"unknown layout {name!r}" for names in self.layouts.values() for name in names if name not in LAYOUTS]
+        for name in self.files:
+            parts = PurePosixPath(name).parts
+            if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
+                found.append(f"the path {name!r} leaves the bundle")
+        try:
+            self.candidates.validate(self.architecture)
+            check_budgets(self.budgets, self.candidates, self.architecture)
+        except FlextronError as error:
+            found.append(error.what)
+        for dtype, names in self.layouts.items():
+            needed = {weights_file(dtype)} | {graph_file(n, dtype, b.name if n == "per-budget" else None) for n in names for b in self.budgets}
+            found += [f"{n} is not listed" for n in sorted(needed - self.files.keys())]
+        problems(BundleError, f"{self.path / MARKER} is not valid", found)
+
+    def write_manifest(self, directory: Path) -> None:
+        """Write `manifest.json` into a directory that holds the files."""
+        write_json(
+            directory / MARKER,
+            {
+                "format": "flextron-bundle",
+                "version": VERSION,
+                "architecture": self.architecture.to_json(),
+                "candidates": self.candidates.to_json(),
+                "budgets": [{**b.to_json(), "parameters": b.parameters(self.architecture)} for b in self.budgets],
+                "layouts": {d: list(names) for d, names in self.layouts.items()},
+                "files": {name: {"bytes": r.bytes, "sha256": r.sha256} for name, r in sorted(self.files.items())},
+                "source": self.source,
+            },
+        )
+
+
+def weights_file(dtype: str) -> str:
+    """Name of the weights file of a precision."""
+    return f"weights.{dtype}.safetensors"

@@ -1,0 +1,78 @@
+"""The graph contract: names and shapes of every input and output, for every layout. Pure functions, no ONNX needed.
+
+Inputs: `ids` and `positions` [B, S], `write` [B] (cache slot of each sequence's first token), `rows` [N] (flattened token
+positions whose logits are wanted), all int64; KV caches `k.{layer}` and `v.{layer}` [B, groups, capacity, head_dim].
+Outputs: `logits` [N, vocab] and the caches, `k.{layer}.out` and `v.{layer}.out`, meant to be the same buffers.
+Layout `shared` adds the weights as inputs, `panels` an int64 scalar `groups.{layer}` and `neurons.{layer}`: the index of the
+candidate width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..elastic.architecture import Architecture
+from ..elastic.tensors import tensor_specs
+from ..elastic.widths import Budget, Candidates
+
+LAYOUTS = ("panels", "shared", "per-budget")
+DTYPES = {"fp32": "F32", "fp16": "F16"}
+"""dtype of a bundle -> dtype name of its safetensors file."""
+
+OPSET = 24
+CACHE_NAMES = ("k", "v")
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """Sizes of one call: sequences, tokens per sequence, cache slots, rows of logits."""
+
+    batch: int
+    length: int
+    capacity: int
+    rows: int = 1
+
+
+def cache_names(architecture: Architecture) -> list[str]:
+    """Cache inputs in graph order; each output is the input's name with `.out` behind it."""
+    return [f"{name}.{i}" for i in range(architecture.num_layers) for name in CACHE_NAMES]
+
+
+def cache_shapes(architecture: Architecture, budget: Budget, batch: int, capacity: int) -> dict[str, tuple[int, ...]]:
+    """Shape of every cache at a budget: only the budget's groups are kept."""
+    return {f"{name}.{i}": (batch, width.groups, capacity, architecture.head_dim) for i, width in enumerate(budget.layers) for name in CACHE_NAMES}
+
+
+def token_shapes(step: StepShape) -> dict[str, tuple[int, ...]]:
+    """Shapes of the four token inputs."""
+    return {"ids": (step.batch, step.length), "positions": (step.batch, step.length), "write": (step.batch,), "rows": (step.rows,)}
+
+
+def weight_shapes(architecture: Architecture, budget: Budget) -> dict[str, tuple[int, ...]]:
+    """Layout `shared`: the prefix of every weight that a budget binds (elastic dimension first)."""
+    return {spec.name: spec.active(architecture, budget.layers) for spec in tensor_specs(architecture)}
+
+
+def choices(candidates: Candidates, budget: Budget) -> dict[str, int]:
+    """Layout `panels`: the candidate index that each layer's inputs carry for a budget."""
+    found: dict[str, int] = {}
+    for i, width in enumerate(budget.layers):
+        found[f"groups.{i}"] = candidates.groups.index(width.groups)
+        found[f"neurons.{i}"] = candidates.neurons.index(width.neurons)
+    return found
+
+
+def input_shapes(layout: str, architecture: Architecture, candidates: Candidates, budget: Budget, step: StepShape) -> Mapping[str, tuple[int, ...]]:
+    """Exact shape of every graph input for one budget and one call."""
+    shapes = {**token_shapes(step), **cache_shapes(architecture, budget, step.batch, step.capacity)}
+    if layout == "shared":
+        shapes.update(weight_shapes(architecture, budget))
+    if layout == "panels":
+        shapes.update(dict.fromkeys(choices(candidates, budget), ()))
+    return shapes
+
+
+def graph_file(layout: str, dtype: str, budget: str | None = None) -> str:
+    """Path of a graph inside a bundle."""
+    return f"graphs/{layout}.{budget + '.' if budget else ''}{dtype}.onnx"

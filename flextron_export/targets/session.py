@@ -1,0 +1,48 @@
+"""What a target gives to the runtime: a session that runs the graph contract for any budget, and its KV cache."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..elastic.widths import Budget
+
+
+class Cache(Protocol):
+    """The KV cache of one batch of sequences at one budget; it lives where the target computes."""
+
+    budget: Budget
+    batch: int
+    capacity: int
+    """Slots per sequence: the most tokens it can hold now."""
+
+
+class Session(Protocol):
+    """A loaded bundle on one target. One thread at a time."""
+
+    def new_cache(self, budget: Budget, batch: int, capacity: int) -> Cache:
+        """An empty cache."""
+
+    def grow(self, cache: Any, capacity: int) -> None:
+        """Give the cache more slots in place, keeping what it holds."""
+
+    def step(self, cache: Any, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Run the tokens through the cache's budget.
+
+        Args:
+            cache: updated in place.
+            ids: int64 [B, S].
+            positions: int64 [B, S].
+            write: int64 [B], slot of each sequence's first token.
+            rows: int64 [N], indices into the B*S flattened tokens.
+
+        Returns:
+            float32 logits [N, vocab], valid until the next call.
+        """
+
+    def memory(self) -> int:
+        """Bytes of weights this session keeps for itself (not counting memory-mapped pages)."""
+
+    def close(self) -> None:
+        """Release what is held."""

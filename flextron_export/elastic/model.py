@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import MissingDependencyError
 from .architecture import Architecture
 from .tensors import rows
 from .widths import Budget
@@ -28,6 +30,19 @@ _PROJECTIONS = {
     "down_proj": ("mlp", "neurons", 1),
 }
 """projection -> its module, what its elastic dimension counts, and which dimension of nn.Linear's weight that is."""
+
+
+def load_model(path: Path, dtype: str = "float32") -> Any:
+    """The full model of a checkpoint as a Hugging Face module in evaluation mode, from safetensors only.
+
+    Raises:
+        MissingDependencyError: torch or transformers is not installed.
+    """
+    try:
+        from transformers import AutoModelForCausalLM
+    except ImportError as error:
+        raise MissingDependencyError(f"transformers cannot be imported: {error}.", fix="pip install 'flextron-export[train]'") from error
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, local_files_only=True).eval()
 
 
 def _linears(model: Any) -> Iterator[tuple[int, str, nn.Linear]]:

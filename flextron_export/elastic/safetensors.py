@@ -7,8 +7,9 @@ weights and an exporter of models larger than memory can afford neither.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, FlextronError
+from ..progress import Track, silent
 
 _NUMPY = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1", "BOOL": "?", "BF16": "bfloat16"}
 _ALIGNMENT = 4096
@@ -98,13 +100,15 @@ class TensorPlan:
     make: Callable[[], np.ndarray]
 
 
-def write_safetensors(path: Path, plans: Mapping[str, TensorPlan], progress: Callable[[Iterable[str]], Iterable[str]] = iter) -> None:
-    """Write tensors one at a time, so that memory holds a single one. Larger tensors come first to keep offsets aligned.
+def write_safetensors(path: Path, plans: Mapping[str, TensorPlan], track: Track = silent) -> str:
+    """Write tensors one at a time, so that memory holds a single one, and return the file's SHA-256.
+
+    Tensors whose size keeps the next one aligned to 64 bytes come first.
 
     Args:
         path: the file; the caller writes it inside a temporary directory.
         plans: name -> plan.
-        progress: wraps the iteration over names, to show progress.
+        track: shows progress over the tensors.
     """
     sizes = {name: numpy_dtype(p.dtype).itemsize * int(np.prod(p.shape, dtype=object)) for name, p in plans.items()}
     order = sorted(plans, key=lambda name: sizes[name] % 64 != 0)
@@ -115,11 +119,18 @@ def write_safetensors(path: Path, plans: Mapping[str, TensorPlan], progress: Cal
         offset += sizes[name]
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    digest = hashlib.sha256()
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in progress(order):
+
+        def put(data: Any) -> None:
+            file.write(data)
+            digest.update(data)
+
+        put(len(text).to_bytes(8, "little") + text)
+        for name in track(order, f"writing {path.name}"):
             plan = plans[name]
             array = np.ascontiguousarray(plan.make(), dtype=numpy_dtype(plan.dtype))
             if array.shape != plan.shape:
                 raise ValueError(f"{name} has shape {array.shape}, planned was {plan.shape}")
-            file.write(array.reshape(-1).view(np.uint8).data)
+            put(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,94 @@
+"""Golden outputs: what the model computes, stored in the bundle so that any device can check itself without torch.
+
+`golden.<dtype>.json` holds, for every budget, token ids (a prompt and its greedy continuation), the margin between the two best
+logits at each position, and logits at a fixed sample of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BundleError
+from ..files import write_json
+from .manifest import Bundle
+
+SAMPLED = 64
+"""Vocabulary entries whose logits are stored."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What one budget must compute.
+
+    Attributes:
+        ids: int64 [batch, length]; from `prompt` on they are the model's own greedy choices.
+        prompt: length of the prompts.
+        vocabulary: int64 [V'], the entries that `logits` holds.
+        logits: float32 [batch, length, V'].
+        margin: float32 [batch, length], best minus second best logit at each position.
+        scale: largest absolute logit; tolerances are relative to it.
+    """
+
+    ids: np.ndarray
+    prompt: int
+    vocabulary: np.ndarray
+    logits: np.ndarray
+    margin: np.ndarray
+    scale: float
+
+
+def golden_file(dtype: str) -> str:
+    """Name of the golden file of a precision."""
+    return f"golden.{dtype}.json"
+
+
+def write_golden(path: Path, dtype: str, references: Mapping[str, Reference]) -> None:
+    """Write the golden file of a precision (the reference is the float32 model in every precision)."""
+    budgets = {}
+    for name, r in references.items():
+        sample = r.vocabulary[np.linspace(0, len(r.vocabulary) - 1, min(SAMPLED, len(r.vocabulary))).round().astype(int)]
+        columns = np.searchsorted(r.vocabulary, sample)
+        budgets[name] = {
+            "ids": r.ids.tolist(),
+            "prompt": r.prompt,
+            "margin": [[round(float(x), 5) for x in row] for row in r.margin],
+            "vocabulary": sample.tolist(),
+            "logits": [[[round(float(x), 5) for x in row] for row in sequence] for sequence in r.logits[..., columns]],
+            "scale": r.scale,
+        }
+    write_json(path, {"format": "flextron-golden", "version": 1, "dtype": dtype, "budgets": budgets})
+
+
+def read_golden(bundle: Bundle, dtype: str) -> dict[str, Reference]:
+    """The references stored in a bundle.
+
+    Raises:
+        BundleError: the bundle was exported without verification, or the file is damaged.
+    """
+    path = bundle.path / golden_file(dtype)
+    if golden_file(dtype) not in bundle.files:
+        raise BundleError(
+            f"{bundle.path} holds no golden outputs for {dtype}.",
+            cause="it was exported with --no-verify",
+            fix=f"flextron-export verify {bundle.path} --checkpoint CKPT",
+        )
+    try:
+        budgets = json.loads(path.read_text(encoding="utf-8"))["budgets"]
+        return {
+            name: Reference(
+                np.array(b["ids"], np.int64),
+                int(b["prompt"]),
+                np.array(b["vocabulary"], np.int64),
+                np.array(b["logits"], np.float32),
+                np.array(b["margin"], np.float32),
+                float(b["scale"]),
+            )
+            for name, b in budgets.items()
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path} is damaged: {type(error).__name__} {error}.", fix="copy the bundle again") from error

@@ -1,0 +1,160 @@
+"""The verb `verify`: does every graph compute, for every budget, what the sliced torch model computes?
+
+Compared are the logits at every position over prefill, chunked prefill and token-by-token decode, alone and in a batch of three,
+and the greedy tokens wherever the two best logits are further apart than the tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..elastic.checkpoint import ElasticCheckpoint
+from ..elastic.widths import Budget
+from ..errors import InputError, VerificationError
+from ..progress import Track, silent
+from .golden import Reference, read_golden
+from .manifest import Bundle
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+"""Largest allowed difference of a logit, relative to the largest absolute logit of the reference."""
+
+BATCH, PROMPT, LENGTH = 3, 12, 24
+MODES = {"prefill": LENGTH, "chunked": 5, "decode": 1}
+"""mode -> tokens per call."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison. `difference` is the largest difference of a logit divided by the largest absolute logit."""
+
+    budget: str
+    layout: str
+    dtype: str
+    mode: str
+    batch: int
+    difference: float
+    tolerance: float
+    tokens_compared: int
+    tokens_wrong: int
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.difference <= self.tolerance and self.tokens_wrong == 0)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "passed": self.passed}
+
+
+def verify(bundle: str | Path, *, checkpoint: str | Path | None = None, track: Track = silent) -> list[Check]:
+    """Check a bundle: hashes, then every graph against the checkpoint's torch model or, without one, the golden outputs.
+
+    Raises:
+        BundleError: the bundle is damaged, or has no golden outputs and no checkpoint is given.
+        InputError: the checkpoint is not the one the bundle was exported from.
+        VerificationError: a graph computes something else; the message names the worst checks.
+    """
+    opened = Bundle.open(bundle)
+    if checkpoint is None:
+        return verify_bundle(opened, None, track=track)
+    source = ElasticCheckpoint.open(checkpoint)
+    if source.architecture != opened.architecture or source.candidates != opened.candidates:
+        raise InputError(f"{checkpoint} is not the checkpoint that {bundle} was exported from.")
+    return verify_bundle(opened, torch_references(source, opened.budgets, track), track=track)
+
+
+def verify_bundle(bundle: Bundle, references: Mapping[str, Reference] | None, *, track: Track = silent) -> list[Check]:
+    """Compare every graph with the references, or with the stored golden outputs if None; raise VerificationError if one differs."""
+    from ..targets.onnxruntime_cpu import open_session
+
+    checks: list[Check] = []
+    for layout, dtype in track([(layout, dtype) for dtype, names in bundle.layouts.items() for layout in names], "verifying"):
+        expected = read_golden(bundle, dtype) if references is None else references
+        session = open_session(bundle, layout=layout, dtype=dtype)
+        for budget in bundle.budgets:
+            for mode, step in MODES.items():
+                for batch in (1, BATCH):
+                    checks.append(_check(session, expected[budget.name], budget, layout, dtype, mode, step, batch))
+        session.close()
+    failed = [c for c in checks if not c.passed]
+    if failed:
+        worst = max(failed, key=lambda c: (np.nan_to_num(c.difference, nan=np.inf), c.tokens_wrong))
+        raise VerificationError(
+            f"{len(failed)} of {len(checks)} checks failed; the worst: budget {worst.budget}, {worst.layout} {worst.dtype}, {worst.mode}, batch {worst.batch}: "
+            f"logits differ by {worst.difference:.1e} of the largest (allowed {worst.tolerance:.0e}), {worst.tokens_wrong} of {worst.tokens_compared} greedy tokens wrong.",
+            cause="the graph, the weights file or the runtime is wrong; do not ship this bundle",
+        )
+    return checks
+
+
+def _check(session: Any, reference: Reference, budget: Budget, layout: str, dtype: str, mode: str, step: int, batch: int) -> Check:
+    # Batch 1 takes the last sequence, so that the three sequences of the batch are not all there is to see.
+    chosen = slice(0, batch) if batch > 1 else slice(len(reference.ids) - 1, len(reference.ids))
+    ids, expected, margin = reference.ids[chosen], reference.logits[chosen], reference.margin[chosen]
+    best = np.empty(ids.shape, np.int64)
+    difference = 0.0
+    for start, logits in run_in_steps(session, budget, ids, step):
+        stop = start + logits.shape[1]
+        best[:, start:stop] = logits.argmax(-1)
+        # A NaN must not hide behind a maximum.
+        difference = max(difference, float(np.nan_to_num(np.abs(logits[..., reference.vocabulary] - expected[:, start:stop]), nan=np.inf).max()))
+    tolerance = TOLERANCE[dtype]
+    predicting = slice(reference.prompt - 1, ids.shape[1] - 1)
+    clear = margin[:, predicting] > 2 * tolerance * reference.scale  # both logits may move by the tolerance
+    wrong = (best[:, predicting] != ids[:, reference.prompt :]) & clear
+    return Check(budget.name, layout, dtype, mode, batch, difference / reference.scale, tolerance, int(clear.sum()), int(wrong.sum()))
+
+
+def run_in_steps(session: Any, budget: Budget, ids: np.ndarray, step: int) -> list[tuple[int, np.ndarray]]:
+    """Feed `ids` [B, L] in pieces of `step` tokens; return (start, logits [B, piece, vocab]) of each."""
+    batch, length = ids.shape
+    cache = session.new_cache(budget, batch, length + 8)
+    found = []
+    for start in range(0, length, step):
+        piece = ids[:, start : start + step]
+        positions = np.broadcast_to(np.arange(start, start + piece.shape[1]), piece.shape)
+        logits = session.step(cache, piece, positions, np.full(batch, start), np.arange(piece.size))
+        found.append((start, logits.reshape(*piece.shape, -1).copy()))
+    return found
+
+
+def torch_references(source: ElasticCheckpoint, budgets: Sequence[Budget], track: Track = silent, *, seed: int = 0) -> dict[str, Reference]:
+    """Run the sliced torch model of every budget: greedy continuations of random prompts, and logits at every position.
+
+    Raises:
+        VerificationError: slicing and masking disagree, so the checkpoint's widths do not mean what they should.
+    """
+    import torch
+
+    from ..elastic.model import load_model, masked, narrowed
+
+    model = load_model(source.path)
+    prompts = np.random.default_rng(seed).integers(0, source.architecture.vocab_size, (BATCH, PROMPT))
+    found = {}
+    with torch.inference_mode():
+        for budget in track(list(budgets), "running the torch model"):
+            with narrowed(model, source.architecture, budget):
+                ids = _greedy(model, torch.from_numpy(prompts), LENGTH - PROMPT)
+                logits = model(ids).logits.float()
+            with masked(model, source.architecture, budget):
+                difference = (model(ids).logits.float() - logits).abs().max() / logits.abs().max()
+            if not difference <= TOLERANCE["fp32"]:
+                raise VerificationError(f"budget {budget.name}: the masked model differs from the sliced one by {difference:.1e} of the largest logit.")
+            top = logits.topk(2, dim=-1).values
+            found[budget.name] = Reference(
+                ids.numpy(), PROMPT, np.arange(logits.shape[-1]), logits.numpy(), (top[..., 0] - top[..., 1]).numpy(), float(logits.abs().max())
+            )
+    return found
+
+
+def _greedy(model: Any, ids: Any, count: int) -> Any:
+    # `generate` would stop at the end-of-text token; every sequence must have the same length here.
+    import torch
+
+    for _ in range(count):
+        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
+    return ids

@@ -1,0 +1,96 @@
+"""A thin layer over onnx_ir: operators as calls, constants once, weights as byte ranges of an external file, `If` from functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from .. import __version__
+from ..elastic.safetensors import TensorInfo
+from .contract import OPSET
+
+FLOATS = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+INT64 = ir.DataType.INT64
+
+
+class GraphBuilder:
+    """Collects the nodes of one graph. Values are `onnx_ir.Value`s; names are made unique."""
+
+    def __init__(self, name: str, dtype: str) -> None:
+        self.name, self.float = name, FLOATS[dtype]
+        self.inputs: list[ir.Value] = []
+        self.outputs: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+        self._tapes = [ir.tape.Tape()]
+        self._count = 0
+
+    def input(self, name: str, shape: Sequence[int | str], dtype: ir.DataType | None = None) -> ir.Value:
+        """A graph input; float of the graph's precision unless `dtype` is given."""
+        value = ir.val(name, dtype=dtype or self.float, shape=shape)
+        self.inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, shape: Sequence[int | str], dtype: ir.DataType | None = None) -> None:
+        """Make a value a graph output."""
+        value.name, value.dtype, value.shape = name, dtype or self.float, ir.Shape(shape)
+        self.outputs.append(value)
+
+    def op(self, kind: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        """One node with one output."""
+        value = self._tapes[-1].op(kind, inputs, attributes or None)
+        value.name = self._unique(kind)
+        return value
+
+    def constant(self, values: Any, dtype: Any = np.int64) -> ir.Value:
+        """A small constant, stored once for each content."""
+        array = np.asarray(values, dtype)
+        key = f"constant.{array.dtype}.{list(array.shape)}.{array.tolist()}"
+        if key not in self._initializers:
+            name = f"constant.{len(self._initializers)}"
+            self._initializers[key] = ir.val(name, const_value=ir.tensor(array, name=name), dtype=ir.DataType.from_numpy(array.dtype), shape=array.shape)
+        return self._initializers[key]
+
+    def external(self, name: str, file: Path, info: TensorInfo, start: int = 0, stop: int | None = None) -> ir.Value:
+        """Rows `start:stop` of a tensor in the weights file, as an initializer that refers to those bytes."""
+        if name not in self._initializers:
+            stop = info.shape[0] if stop is None else stop
+            shape = ir.Shape((stop - start, *info.shape[1:]))
+            tensor = ir.ExternalTensor(
+                file.name, info.offset + start * info.row_bytes, (stop - start) * info.row_bytes, self.float, shape=shape, name=name, base_dir=file.parent
+            )
+            self._initializers[name] = ir.val(name, const_value=tensor, dtype=self.float, shape=shape)
+        return self._initializers[name]
+
+    def cond(self, condition: ir.Value, then: Callable[[], Sequence[ir.Value]], otherwise: Callable[[], Sequence[ir.Value]]) -> Sequence[ir.Value]:
+        """`If`: both functions build nodes that may use every value made so far and return equally many values."""
+        branches = {"then_branch": self._subgraph("then", then), "else_branch": self._subgraph("else", otherwise)}
+        count = len(branches["then_branch"].outputs)
+        values = self._tapes[-1].op_multi_out("If", [condition], branches, num_outputs=count)
+        for value in values:
+            value.name = self._unique("If")
+        return values
+
+    def _subgraph(self, kind: str, build: Callable[[], Sequence[ir.Value]]) -> ir.Graph:
+        self._tapes.append(ir.tape.Tape())
+        outputs = build()
+        return ir.Graph([], list(outputs), nodes=self._tapes.pop().nodes, name=self._unique(kind))
+
+    def _unique(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind}.{self._count}"
+
+    def model(self) -> ir.Model:
+        """The finished model."""
+        graph = ir.Graph(
+            self.inputs,
+            self.outputs,
+            nodes=self._tapes[0].nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports={"": OPSET},
+            name=self.name,
+        )
+        return ir.Model(graph, ir_version=11, producer_name="flextron_export", producer_version=__version__)

@@ -1,0 +1,89 @@
+"""The forward pass of a decoder-only transformer to the graph contract, written once for every layout.
+
+Rules that real parsers and compilers impose: the attention mask is always explicit (causal flags and live-length inputs are
+silently misread by some releases), the KV cache is updated outside `Attention` by `TensorScatter`, and attention stays outside `If`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ..elastic.architecture import Architecture
+from ..elastic.safetensors import SafetensorsFile
+from ..elastic.widths import Budget, Candidates
+from .builder import INT64, GraphBuilder
+from .contract import CACHE_NAMES
+from .layouts import Panels, Prefix, budget_weights, input_weights
+
+
+def build_graph(layout: str, dtype: str, architecture: Architecture, candidates: Candidates, weights: SafetensorsFile, budget: Budget) -> ir.Model:
+    """Build one graph.
+
+    Args:
+        layout: `shared`, `panels` or `per-budget`.
+        dtype: `fp32` or `fp16`.
+        weights: the bundle's weights file; only its header is read.
+        budget: the budget of a `per-budget` graph; ignored otherwise.
+    """
+    g = GraphBuilder(f"{architecture.family}.{layout}", dtype)
+    tokens = {name: g.input(name, shape, INT64) for name, shape in (("ids", "BS"), ("positions", "BS"), ("write", "B"), ("rows", "N"))}
+    # Group counts are named per layer where the graph serves several widths, and fixed where it serves one.
+    groups = [w.groups if layout == "per-budget" else f"groups_{i}" for i, w in enumerate(budget.layers)]
+    cache_shape = {f"{name}.{i}": ("B", groups[i], "C", architecture.head_dim) for i in range(architecture.num_layers) for name in CACHE_NAMES}
+    caches = {name: g.input(name, shape) for name, shape in cache_shape.items()}
+    if layout == "panels":
+        layers: Prefix = Panels(g, architecture, candidates, weights)
+    elif layout == "shared":
+        layers = Prefix(g, architecture, input_weights(g, architecture))
+    else:
+        layers = Prefix(g, architecture, budget_weights(g, architecture, weights, budget))
+    logits = _forward(g, architecture, layers, tokens, caches)
+    g.output(logits, "logits", ("N", architecture.vocab_size), ir.DataType.FLOAT)
+    for name, shape in cache_shape.items():
+        g.output(caches[name], f"{name}.out", shape)
+    return g.model()
+
+
+def _forward(g: GraphBuilder, a: Architecture, layers: Prefix, tokens: dict[str, ir.Value], caches: dict[str, ir.Value]) -> ir.Value:
+    """Logits float32 [N, vocab]; `caches` is changed to hold the updated caches."""
+    heads_shape = g.op("Concat", g.op("Shape", tokens["ids"]), g.constant([-1, a.head_dim]), axis=0)  # [B, S, -1, head_dim]
+    mask = _mask(g, tokens["positions"], caches["k.0"])
+    cos, sin = _rotary(g, a, tokens["positions"])
+
+    def norm(x: ir.Value, name: str) -> ir.Value:
+        return g.op("RMSNormalization", x, layers.weight(name), axis=-1, epsilon=a.norm_eps)
+
+    def heads(x: ir.Value) -> ir.Value:  # [T, n x head_dim] -> [B, n, S, head_dim]
+        return g.op("Transpose", g.op("Reshape", x, heads_shape), perm=[0, 2, 1, 3])
+
+    x = g.op("Gather", layers.weight("embedding"), g.op("Reshape", tokens["ids"], g.constant([-1])))  # [T, hidden]
+    for i in range(a.num_layers):
+        q, k, v = (heads(y) for y in layers.query_key_value(i, norm(x, f"layers.{i}.attention_norm")))
+        q, k = (g.op("RotaryEmbedding", y, cos, sin) for y in (q, k))
+        for name, new in (("k", k), ("v", v)):
+            caches[f"{name}.{i}"] = g.op("TensorScatter", caches[f"{name}.{i}"], new, tokens["write"], axis=2)
+        attended = g.op("Attention", q, caches[f"k.{i}"], caches[f"v.{i}"], mask)
+        # [B, heads, S, head_dim] -> [T, heads x head_dim]; the heads are counted, so that T may be left to infer.
+        attended = g.op("Transpose", attended, perm=[0, 2, 1, 3])
+        width = g.op("Mul", g.op("Shape", q, start=1, end=2), g.constant([a.head_dim]))
+        attended = g.op("Reshape", attended, g.op("Concat", g.constant([-1]), width, axis=0))
+        x = layers.attention_output(i, attended, x)
+        x = layers.ffn(i, norm(x, f"layers.{i}.ffn_norm"), x)
+    last = norm(g.op("Gather", x, tokens["rows"], axis=0), "norm")  # the LM head runs only where asked
+    logits = g.op("Gemm", last, layers.weight("embedding" if a.tied else "lm_head"), transB=1)
+    return g.op("Cast", logits, to=ir.DataType.FLOAT)
+
+
+def _mask(g: GraphBuilder, positions: ir.Value, cache: ir.Value) -> ir.Value:
+    """bool [B, 1, S, C]: slot j is visible to a token at position j or later."""
+    capacity = g.op("Squeeze", g.op("Shape", cache, start=2, end=3))
+    slots = g.op("Range", g.constant(0), capacity, g.constant(1))
+    return g.op("LessOrEqual", slots, g.op("Unsqueeze", positions, g.constant([1, 3])))
+
+
+def _rotary(g: GraphBuilder, a: Architecture, positions: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """cos and sin [B, S, head_dim / 2], computed in float32 as transformers does, so that no table limits the context."""
+    angles = g.op("Mul", g.op("Unsqueeze", g.op("Cast", positions, to=ir.DataType.FLOAT), g.constant([2])), g.constant(a.rope.inverse_frequencies(a.head_dim), np.float32))
+    cos, sin = (g.op("Cast", g.op(f, angles), to=g.float) for f in ("Cos", "Sin"))
+    return cos, sin

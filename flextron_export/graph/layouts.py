@@ -1,0 +1,131 @@
+"""Layouts: where the weights of a graph live and how the elastic parts narrow. The rest of the graph is the same (`decoder`).
+
+`Prefix` serves `shared` (weights are inputs with dynamic leading dimensions) and `per-budget` (initializers are prefixes of the
+weights file); `Panels` cuts every elastic matrix at the candidate widths and runs a panel under `If`.
+All linear layers are `Gemm` on flattened tokens [T, in]: a transposed initializer is read where it lies, while a `Transpose` node
+would be folded into a private copy; and Gemm's third input adds the bias or the residual for free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from ..elastic.architecture import Architecture
+from ..elastic.safetensors import SafetensorsFile
+from ..elastic.tensors import rows, tensor_specs
+from ..elastic.widths import Budget, Candidates, LayerWidth
+from .builder import INT64, GraphBuilder
+
+Weight = Callable[[str], ir.Value]
+
+
+class Prefix:
+    """Elastic layers over one weight each, whatever its number of rows."""
+
+    def __init__(self, g: GraphBuilder, architecture: Architecture, weight: Weight) -> None:
+        self.g, self.a, self.weight = g, architecture, weight
+
+    def query_key_value(self, i: int, x: ir.Value) -> tuple[ir.Value, ...]:
+        """Projections of the normed tokens [T, hidden] -> q [T, heads x head_dim], k and v [T, groups x head_dim]."""
+        return tuple(self.linear(i, name, x, self.a.attention_bias) for name in "qkv")
+
+    def attention_output(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
+        """residual + output projection of the attended heads [T, heads x head_dim] -> [T, hidden]."""
+        return self.g.op("Gemm", x, self.weight(f"layers.{i}.o"), self.biased(residual, f"layers.{i}.o", self.a.attention_bias))
+
+    def ffn(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
+        """residual + down(silu(gate x) * up x), tokens [T, hidden] -> [T, hidden]."""
+        inner = self.gated(*(self.linear(i, name, x, self.a.mlp_bias) for name in ("gate", "up")))
+        return self.g.op("Gemm", inner, self.weight(f"layers.{i}.down"), self.biased(residual, f"layers.{i}.down", self.a.mlp_bias))
+
+    def linear(self, i: int, name: str, x: ir.Value, bias: bool) -> ir.Value:
+        return self.g.op("Gemm", x, self.weight(f"layers.{i}.{name}"), self.weight(f"layers.{i}.{name}_bias") if bias else None, transB=1)
+
+    def biased(self, residual: ir.Value, name: str, bias: bool) -> ir.Value:
+        return self.g.op("Add", residual, self.weight(f"{name}_bias")) if bias else residual
+
+    def gated(self, gate: ir.Value, up: ir.Value) -> ir.Value:
+        silu = self.g.op("Mul", gate, self.g.op("Sigmoid", gate))
+        return self.g.op("Mul", silu, up)
+
+
+class Panels(Prefix):
+    """Elastic layers as a chain of constant panels: panel b runs if the layer's chosen candidate is b or wider.
+
+    A projection's panel is appended to the heads before it, so that caches and attention are as narrow as the budget;
+    an output's panel is added to what the panels before it gave.
+    """
+
+    def __init__(self, g: GraphBuilder, architecture: Architecture, candidates: Candidates, weights: SafetensorsFile) -> None:
+        super().__init__(g, architecture, file_weights(g, weights))
+        self.candidates, self.file = candidates, weights
+        self.choice = {kind: [g.input(f"{kind}.{i}", (), INT64) for i in range(architecture.num_layers)] for kind in ("groups", "neurons")}
+
+    def query_key_value(self, i: int, x: ir.Value) -> tuple[ir.Value, ...]:
+        def panel(b: int, before: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
+            new = tuple(self.panel_linear(i, name, x, b, self.a.attention_bias) for name in "qkv")
+            return tuple(self.g.op("Concat", old, more, axis=-1) for old, more in zip(before, new, strict=True)) if before else new
+
+        return self.chain("groups", i, panel, ())
+
+    def attention_output(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
+        def panel(b: int, before: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
+            start, stop = self.span(f"layers.{i}.o", b)
+            part = self.g.op("Slice", x, self.g.constant([start]), self.g.constant([stop]), self.g.constant([1]))
+            return (self.g.op("Gemm", part, self.panel(f"layers.{i}.o", b), before[0]),)
+
+        return self.chain("groups", i, panel, (self.biased(residual, f"layers.{i}.o", self.a.attention_bias),))[0]
+
+    def ffn(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
+        def panel(b: int, before: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
+            inner = self.gated(*(self.panel_linear(i, name, x, b, self.a.mlp_bias) for name in ("gate", "up")))
+            return (self.g.op("Gemm", inner, self.panel(f"layers.{i}.down", b), before[0]),)
+
+        return self.chain("neurons", i, panel, (self.biased(residual, f"layers.{i}.down", self.a.mlp_bias),))[0]
+
+    def chain(self, kind: str, i: int, panel: Callable[[int, tuple[ir.Value, ...]], tuple[ir.Value, ...]], before: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
+        """Run panel 0 always and every further one if the choice reaches it."""
+        values = panel(0, before)
+        for b in range(1, len(getattr(self.candidates, kind))):
+            wanted = self.g.op("GreaterOrEqual", self.choice[kind][i], self.g.constant(b))
+            values = tuple(
+                self.g.cond(wanted, lambda b=b, old=values: panel(b, old), lambda old=values: [self.g.op("Identity", v) for v in old])  # type: ignore[misc]
+            )
+        return values
+
+    def panel_linear(self, i: int, name: str, x: ir.Value, b: int, bias: bool) -> ir.Value:
+        name = f"layers.{i}.{name}"
+        return self.g.op("Gemm", x, self.panel(name, b), self.panel(name, b, "_bias") if bias else None, transB=1)
+
+    def panel(self, name: str, b: int, suffix: str = "") -> ir.Value:
+        start, stop = self.span(name, b)
+        return self.g.external(f"{name}{suffix}.panel{b}", self.file.path, self.file.tensors[name + suffix], start, stop)
+
+    def span(self, name: str, b: int) -> tuple[int, int]:
+        """Rows of panel b of an elastic tensor."""
+        kind = {"q": "query", "o": "query", "k": "key", "v": "key"}.get(name.rsplit(".", 1)[-1], "neurons")
+        values = self.candidates.neurons if kind == "neurons" else self.candidates.groups
+        start, stop = (rows(self.a, kind, LayerWidth(n, n)) for n in (values[b - 1] if b else 0, values[b]))
+        return start, stop
+
+
+def file_weights(g: GraphBuilder, weights: SafetensorsFile) -> Weight:
+    """Weights as whole tensors of the weights file."""
+    return lambda name: g.external(name, weights.path, weights.tensors[name])
+
+
+def budget_weights(g: GraphBuilder, architecture: Architecture, weights: SafetensorsFile, budget: Budget) -> Weight:
+    """Weights as the prefixes that a budget uses."""
+    count = {spec.name: spec.active(architecture, budget.layers)[0] for spec in tensor_specs(architecture)}
+    return lambda name: g.external(name, weights.path, weights.tensors[name], 0, count[name])
+
+
+def input_weights(g: GraphBuilder, architecture: Architecture) -> Weight:
+    """Weights as graph inputs; the rows of elastic ones are named per layer and kind."""
+    inputs = {}
+    for spec in tensor_specs(architecture):
+        shape = (f"{spec.rows}_{spec.layer}", *spec.shape[1:]) if spec.rows else spec.shape
+        inputs[spec.name] = g.input(spec.name, shape)
+    return inputs.__getitem__

@@ -1,0 +1,37 @@
+"""The verb `build`: compile a bundle for a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..bundle.manifest import Bundle
+from ..errors import InputError
+from ..progress import Track, silent
+from . import get_target
+
+
+def build(bundle: str | Path, target: str, *, layout: str | None = None, dtype: str | None = None, sm: tuple[int, ...] = (), track: Track = silent, **limits: Any) -> dict[str, Any]:
+    """Compile a bundle for a target; the result goes to `engines/<target>/`.
+
+    Args:
+        bundle: a bundle directory; its files are verified first.
+        target: `onnxruntime-cpu`, `tensorrt-rtx` or `tensorrt`.
+        layout, dtype: the target's defaults if None.
+        sm: compute capabilities such as 86 or 120; only TensorRT-RTX builds for devices that are not there.
+        limits: what the target allows further (TensorRT: `capacity`, `max_batch`, `max_length`).
+
+    Returns:
+        The record that was written as `engine.json`.
+
+    Raises:
+        TargetError: the target refuses the combination or the compilation failed.
+        MissingDependencyError: the target's library is not installed.
+    """
+    module = get_target(target)
+    opened = Bundle.open(bundle)
+    if sm and not getattr(module, "AHEAD_OF_TIME", False):
+        raise InputError(f"Target {target} takes no compute capabilities.", cause="it compiles for the device it runs on", fix="leave out --sm")
+    layout, dtype = layout or module.DEFAULT_LAYOUT, dtype or module.DEFAULT_DTYPE
+    module.check(opened, layout, dtype)
+    return dict(module.build(opened, layout=layout, dtype=dtype, track=track, **({"sm": sm} if sm else {}), **limits))

@@ -1,0 +1,190 @@
+"""Target `onnxruntime-cpu`: ONNX Runtime on the host's processor, every layout, no copy of the KV cache per token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle.manifest import Bundle, weights_file
+from ..elastic.widths import Budget
+from ..errors import MissingDependencyError, TargetError
+from ..graph.contract import cache_names, cache_shapes, choices, weight_shapes
+
+NAME = "onnxruntime-cpu"
+DEFAULT_LAYOUT = "panels"
+DEFAULT_DTYPE = "fp32"
+
+
+def check(bundle: Bundle, layout: str, dtype: str) -> None:
+    """Every layout and precision runs; BundleError if the bundle does not hold the graph."""
+    bundle.graphs(layout, dtype)
+
+
+def library() -> Any:
+    """The onnxruntime module; MissingDependencyError names the extra that brings it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError("onnxruntime is not installed.", fix="pip install 'flextron-export[cpu]'") from error
+    return onnxruntime
+
+
+def versions() -> dict[str, str]:
+    """Version of each library that decides how fast and how a graph runs."""
+    return {"onnxruntime": library().__version__}
+
+
+def open_session(bundle: Bundle, *, layout: str | None = None, dtype: str | None = None, threads: int | None = None, prepack: bool = True) -> OnnxRuntimeSession:
+    """Load a bundle.
+
+    Args:
+        layout: `panels` by default: one copy of the weights serves every budget.
+        dtype: `fp32` by default.
+        threads: intra-op threads; all cores this process may use by default. On a busy machine one can be faster than two.
+        prepack: let ONNX Runtime rearrange constant weights into private memory, for speed; without, the file stays mapped.
+
+    Raises:
+        BundleError: the graph was not exported.
+        TargetError: ONNX Runtime refuses the graph.
+    """
+    layout, dtype = layout or DEFAULT_LAYOUT, dtype or DEFAULT_DTYPE
+    check(bundle, layout, dtype)
+    return OnnxRuntimeSession(bundle, layout, dtype, threads or len(os.sched_getaffinity(0)), prepack)
+
+
+@dataclass
+class OnnxRuntimeCache:
+    """KV cache in host memory: per name an array [batch, groups, capacity, head_dim], bound as input and output."""
+
+    budget: Budget
+    batch: int
+    capacity: int
+    arrays: dict[str, np.ndarray]
+    calls: dict[tuple[int, int], Callable[[], None]] = field(default_factory=dict)
+    tokens: dict[tuple[int, int], dict[str, np.ndarray]] = field(default_factory=dict)
+    """(length, rows) -> the prepared call and the arrays its inputs and logits live in."""
+
+
+class OnnxRuntimeSession:
+    """See `Session`. `per-budget` loads a budget's graph when it is first used."""
+
+    def __init__(self, bundle: Bundle, layout: str, dtype: str, threads: int, prepack: bool) -> None:
+        self.bundle, self.layout, self.dtype, self.threads, self.prepack = bundle, layout, dtype, threads, prepack
+        self.float = np.dtype({"fp32": np.float32, "fp16": np.float16}[dtype])
+        self._ort = library()
+        self._sessions: dict[Path, Any] = {}
+        self._bound: dict[str, dict[str, Any]] = {}
+        self._weights = bundle.weights(dtype) if layout == "shared" else None
+        self._memory = 0
+        self._graphs = bundle.graphs(layout, dtype)
+        if layout != "per-budget":
+            self._session(next(iter(self._graphs.values())))
+
+    def new_cache(self, budget: Budget, batch: int, capacity: int) -> OnnxRuntimeCache:
+        shapes = cache_shapes(self.bundle.architecture, budget, batch, capacity)
+        return OnnxRuntimeCache(budget, batch, capacity, {name: np.zeros(shape, self.float) for name, shape in shapes.items()})
+
+    def grow(self, cache: OnnxRuntimeCache, capacity: int) -> None:
+        for name, old in cache.arrays.items():
+            new = np.zeros((*old.shape[:2], capacity, old.shape[3]), old.dtype)
+            new[:, :, : cache.capacity] = old
+            cache.arrays[name] = new
+        cache.capacity = capacity
+        cache.calls.clear()
+        cache.tokens.clear()
+
+    def step(self, cache: OnnxRuntimeCache, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        key = (ids.shape[1], len(rows))
+        if key not in cache.calls:
+            if ids.shape[1] > 1:  # only the decode step, which comes again and again, is worth keeping
+                cache.calls.clear()
+                cache.tokens.clear()
+            self._prepare(cache, *key)
+        tokens = cache.tokens[key]
+        for name, value in (("ids", ids), ("positions", positions), ("write", write), ("rows", rows)):
+            tokens[name][...] = value
+        cache.calls[key]()
+        return tokens["logits"]
+
+    def memory(self) -> int:
+        return self._memory
+
+    def close(self) -> None:
+        self._sessions.clear()
+        self._bound.clear()
+
+    def _prepare(self, cache: OnnxRuntimeCache, length: int, count: int) -> None:
+        """Bind the cache and token arrays once; every later call only changes what they hold."""
+        session = self._session(self._graphs[cache.budget.name])
+        value = self._ort.OrtValue.ortvalue_from_numpy  # wraps the array's memory on CPU
+        tokens = {
+            "ids": np.zeros((cache.batch, length), np.int64),
+            "positions": np.zeros((cache.batch, length), np.int64),
+            "write": np.zeros(cache.batch, np.int64),
+            "rows": np.zeros(count, np.int64),
+            "logits": np.zeros((count, self.bundle.architecture.vocab_size), np.float32),
+        }
+        binding = session.io_binding()
+        held = [value(array) for array in tokens.values()]
+        for name, held_value in zip(tokens, held, strict=True):
+            if name == "logits":
+                binding.bind_ortvalue_output(name, held_value)
+            else:
+                binding.bind_ortvalue_input(name, held_value)
+        for name in cache_names(self.bundle.architecture):
+            held.append(value(cache.arrays[name]))
+            binding.bind_ortvalue_input(name, held[-1])
+            binding.bind_ortvalue_output(f"{name}.out", held[-1])
+        for name, bound in self._budget_inputs(cache.budget).items():
+            binding.bind_ortvalue_input(name, bound)
+        cache.tokens[length, count] = tokens
+        cache.calls[length, count] = lambda held=held: session.run_with_iobinding(binding)  # type: ignore[misc]  # keeps the values alive
+
+    def _budget_inputs(self, budget: Budget) -> dict[str, Any]:
+        """What a budget adds to the inputs: candidate indices (`panels`) or prefix views of the mapped weights (`shared`)."""
+        if budget.name not in self._bound:
+            arrays: dict[str, np.ndarray] = {}
+            if self.layout == "panels":
+                arrays = {name: np.array(index, np.int64) for name, index in choices(self.bundle.candidates, budget).items()}
+            if self._weights is not None:
+                arrays = {name: self._weights[name][: shape[0]] for name, shape in weight_shapes(self.bundle.architecture, budget).items()}
+            self._bound[budget.name] = {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        return self._bound[budget.name]
+
+    def _session(self, graph: Path) -> Any:
+        if graph not in self._sessions:
+            options = self._ort.SessionOptions()
+            options.intra_op_num_threads = self.threads
+            options.inter_op_num_threads = 1
+            options.log_severity_level = 3
+            # Graphs lie in graphs/, the weights they refer to beside the manifest.
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.bundle.path.resolve()))
+            if not self.prepack:
+                options.add_session_config_entry("session.disable_prepacking", "1")
+            before = private_memory()
+            try:
+                self._sessions[graph] = self._ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # ONNX Runtime raises classes of its own that share no base but Exception
+                raise TargetError(
+                    f"ONNX Runtime {self._ort.__version__} refuses {graph}: {error}",
+                    cause=f"the graph or {weights_file(self.dtype)} is damaged, or this release lacks an operator of opset 24",
+                    fix=f"flextron-export verify {self.bundle.path}, or install onnxruntime 1.30 or newer",
+                ) from error
+            self._memory += max(private_memory() - before, 0)
+        return self._sessions[graph]
+
+
+def private_memory() -> int:
+    """Bytes of this process's memory that belong to no file; 0 where the system does not tell (only Linux does)."""
+    try:
+        for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+            if line.startswith("Anonymous:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0

@@ -1,0 +1,1 @@
+"""Running a bundle on a device: calibration, selection, KV cache, sampling, tokenizer. Needs only numpy, tokenizers."""

@@ -1,0 +1,189 @@
+"""The verb `calibrate`: measure every budget on this device and keep the table in the bundle."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__
+from ..bundle.manifest import Bundle
+from ..elastic.tensors import tensor_specs
+from ..elastic.widths import Budget
+from ..errors import InputError
+from ..graph.contract import cache_shapes
+from ..progress import Track, silent
+from ..targets.session import Session
+from .device import fingerprint
+from .opening import Opening, open_bundle
+from .sequence import LiveSequence
+from .table import BudgetCost, LatencyTable, Timing, content_hash
+
+CONTEXTS = (64, 256, 1024)
+PROMPT_LENGTHS = (16, 128, 512)
+REPEATS = 48
+LEAST_REPEATS = 6
+BURST = 4
+"""Decode steps per turn of a budget. The first is not counted: it fetches the weights that the last budget's turn drove
+out of the processor's caches, which does not happen in a running generation."""
+
+log = logging.getLogger(__name__)
+
+
+def calibrate(
+    bundle: str | Path | Bundle,
+    *,
+    target: str = "onnxruntime-cpu",
+    layout: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    contexts: Sequence[int] = CONTEXTS,
+    prompt_lengths: Sequence[int] = PROMPT_LENGTHS,
+    repeats: int = REPEATS,
+    max_seconds: float = 60.0,
+    track: Track = silent,
+) -> LatencyTable:
+    """Measure time per token, time to the first token and memory of every budget; keep the table in the bundle.
+
+    Budgets take turns in every round, so that noise on the machine hits all alike.
+
+    Args:
+        bundle: its directory.
+        target: where it runs.
+        layout: graph layout; the target's own choice by default.
+        dtype: precision; the target's own choice by default.
+        threads: thread setting of the target; part of the device's identity.
+        contexts: context lengths at which decode steps are measured, cut to what the model holds.
+        prompt_lengths: prompt lengths for the time to the first token, cut likewise.
+        repeats: measurements per budget and context length (a quarter of that per prompt length).
+        max_seconds: with at least 6 measurements each, stop early to stay near this.
+        track: shows progress.
+
+    Returns:
+        The table. It is also written to `BUNDLE/latency/`, unless the bundle is read-only, which is logged.
+
+    Raises:
+        InputError: an argument cannot be used.
+        BundleError, TargetError, MissingDependencyError: the bundle cannot be opened on that target.
+    """
+    opening = open_bundle(bundle, target, layout, dtype, threads)
+    session = opening.session()
+    try:
+        return measure(opening, session, contexts, prompt_lengths, repeats, max_seconds, track)
+    finally:
+        session.close()
+
+
+def measure(
+    opening: Opening,
+    session: Session,
+    contexts: Sequence[int] = CONTEXTS,
+    prompt_lengths: Sequence[int] = PROMPT_LENGTHS,
+    repeats: int = REPEATS,
+    max_seconds: float = 60.0,
+    track: Track = silent,
+) -> LatencyTable:
+    """`calibrate` on a session that is open already."""
+    if repeats < 1:
+        raise InputError(f"{repeats} repeats measure nothing.", fix="use --repeats 48")
+    bundle, most = opening.bundle, opening.max_tokens(session)
+    contexts, prompt_lengths = _cut("context length", contexts, most), _cut("prompt length", prompt_lengths, most)
+    load = [os.getloadavg()[0]] if hasattr(os, "getloadavg") else []
+    run = _Run(opening, session, most, max_seconds / (len(contexts) + len(prompt_lengths)))
+    stages: list[tuple[Callable[[int, int], list[Timing]], int, int]] = [(run.decode, n, repeats) for n in contexts]
+    stages += [(run.first_token, n, max(repeats // 4, 1)) for n in prompt_lengths]
+    results = [stage(tokens, count) for stage, tokens, count in track(stages, "measuring budgets")]
+    decode, first = results[: len(contexts)], results[len(contexts) :]
+    architecture, size = bundle.architecture, {"fp32": 4}.get(opening.dtype, 2)
+    costs = {}
+    for i, budget in enumerate(bundle.budgets):
+        reads = sum(int(np.prod(s.active(architecture, budget.layers))) for s in tensor_specs(architecture)) * size
+        cache = sum(int(np.prod(s)) for s in cache_shapes(architecture, budget, 1, 1).values()) * size
+        timings = tuple(stage[i] for stage in decode), tuple(stage[i] for stage in first)
+        costs[budget.name] = BudgetCost(budget.parameters(architecture), *timings, max(run.private[i], reads), cache)
+    load += [os.getloadavg()[0]] if load else []
+    conditions = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "flextron_export": __version__,
+        "repeats": repeats,
+        "load_average": [round(v, 2) for v in load],
+    }
+    device = fingerprint(opening.target, opening.threads)
+    content = content_hash(bundle, opening.layout, opening.dtype)
+    table = LatencyTable(device, opening.target, opening.layout, opening.dtype, content, costs, conditions)
+    try:
+        table.save(bundle)
+    except (InputError, OSError) as error:
+        what = error.what if isinstance(error, InputError) else str(error)
+        log.warning("The latency table is kept in memory only: %s", what)
+    return table
+
+
+class _Run:
+    """The measuring itself. Every budget is warmed up when it is first used, and its private memory noted."""
+
+    def __init__(self, opening: Opening, session: Session, most: int, seconds: float) -> None:
+        self.budgets, self.session, self.most, self.seconds = opening.bundle.budgets, session, most, seconds
+        self.tokens = np.random.default_rng(0).integers(0, opening.bundle.architecture.vocab_size, most)
+        self.sequences: dict[str, LiveSequence] = {}
+        self.private: list[int] = []
+        common = session.memory()
+        for budget in self.budgets:
+            before = session.memory()
+            self.sequences[budget.name] = LiveSequence(session, budget, most)
+            for _ in range(2):
+                LiveSequence(session, budget, most).prefill(self.tokens[:2])
+            self.private.append(common + session.memory() - before)
+
+    def decode(self, context: int, repeats: int) -> list[Timing]:
+        """Per budget, decode steps after which the cache holds `context` tokens."""
+        for sequence in self.sequences.values():
+            if context - 1 > sequence.length:
+                # Really filled: untouched memory would be read faster than a cache in use.
+                sequence.prefill(self.tokens[sequence.length : context - 1])
+            sequence.reserve(context)
+
+        def burst(budget: Budget) -> list[float]:
+            sequence, found = self.sequences[budget.name], []
+            for _ in range(BURST):
+                sequence.length = context - 1  # the same step again
+                start = time.perf_counter()
+                sequence.decode(int(self.tokens[context - 1]))
+                found.append((time.perf_counter() - start) * 1e3)
+            return found[1:]
+
+        return self._rounds(context, -(-repeats // (BURST - 1)), burst)
+
+    def first_token(self, prompt: int, repeats: int) -> list[Timing]:
+        """Per budget, from nothing to the logits after a prompt."""
+
+        def once(budget: Budget) -> list[float]:
+            start = time.perf_counter()
+            LiveSequence(self.session, budget, self.most).prefill(self.tokens[:prompt])
+            return [(time.perf_counter() - start) * 1e3]
+
+        return self._rounds(prompt, repeats, once)
+
+    def _rounds(self, tokens: int, rounds: int, turn: Callable[[Budget], list[float]]) -> list[Timing]:
+        found: list[list[float]] = [[] for _ in self.budgets]
+        for budget in self.budgets:
+            turn(budget)  # warm: shapes of this size are prepared now
+        end = time.perf_counter() + self.seconds
+        for _ in range(rounds):
+            for samples, budget in zip(found, self.budgets, strict=True):
+                samples.extend(turn(budget))
+            if time.perf_counter() > end and len(found[0]) >= LEAST_REPEATS:
+                break
+        return [Timing.of(tokens, samples) for samples in found]
+
+
+def _cut(name: str, lengths: Sequence[int], most: int) -> list[int]:
+    """Ascending lengths, none beyond what the model holds."""
+    if not lengths or min(lengths) < 1:
+        raise InputError(f"A {name} must be at least 1, and there must be one; got {list(lengths)}.")
+    return sorted({min(int(n), most) for n in lengths})

@@ -1,0 +1,60 @@
+"""Opening a bundle on a target: the choices that calibration and the runner must make alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..bundle.manifest import Bundle
+from ..errors import InputError
+from ..targets import get_target
+from ..targets.session import Session
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A bundle and how it is going to run."""
+
+    bundle: Bundle
+    target: str
+    layout: str
+    dtype: str
+    threads: int | None
+
+    def session(self) -> Session:
+        """Load it. TargetError, MissingDependencyError or BundleError if that fails."""
+        module = get_target(self.target)
+        opened: Session = module.open_session(self.bundle, layout=self.layout, dtype=self.dtype, threads=self.threads)
+        return opened
+
+    def max_tokens(self, session: Session) -> int:
+        """Most tokens one sequence may hold: the model's positions, or fewer if an engine was built for fewer."""
+        most = self.bundle.architecture.max_positions
+        return min(most, getattr(session, "max_capacity", most))
+
+
+def open_bundle(
+    bundle: str | Path | Bundle,
+    target: str,
+    layout: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    *,
+    hashes: bool = True,
+) -> Opening:
+    """Open a bundle and settle layout and precision: those given, else the target's own, else what was exported.
+
+    Raises:
+        InputError: there is no such target, or the number of threads is not positive.
+        BundleError: the bundle is damaged, or does not hold what was asked for.
+        TargetError: the target refuses the layout or precision.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"{threads} threads cannot run anything.", fix="use --threads 1 or more, or leave it out")
+    module = get_target(target)
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, hashes=hashes)
+    dtype = dtype or (module.DEFAULT_DTYPE if module.DEFAULT_DTYPE in opened.dtypes else opened.dtypes[0])
+    exported = opened.layouts.get(dtype, ())
+    layout = layout or (module.DEFAULT_LAYOUT if module.DEFAULT_LAYOUT in exported or not exported else exported[0])
+    module.check(opened, layout, dtype)
+    return Opening(opened, target, layout, dtype, threads)

@@ -1,0 +1,245 @@
+"""Which budget to run: the best one whose measured latency meets the target, and why. Pure functions, deterministic."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..elastic.widths import Budget
+from ..errors import InputError, NoBudgetFitsError
+from .table import LatencyTable
+
+_TIME = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_SIZE = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_LIMIT = re.compile(r"([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)\s*([a-z]*)\s*(?:/\s*(token|tok)|(?:ttft)?\s*@\s*([0-9]+))?")
+_HINT = "write 20ms (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or several with commas"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a budget must meet; every limit that is set must hold.
+
+    Attributes:
+        ms_per_token: milliseconds per generated token.
+        first_token_ms: milliseconds from a prompt of `prompt_length` tokens to the first token.
+        memory_bytes: weights and KV cache.
+    """
+
+    ms_per_token: float | None = None
+    first_token_ms: float | None = None
+    prompt_length: int | None = None
+    memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        limits = (self.ms_per_token, self.first_token_ms, self.memory_bytes)
+        if all(limit is None for limit in limits):
+            raise InputError("The target sets no limit.", fix=_HINT)
+        if any(limit is not None and not 0 < limit < float("inf") for limit in limits):
+            raise InputError("A target must be a positive number.", fix=_HINT)
+        if (self.first_token_ms is None) != (self.prompt_length is None):
+            raise InputError(
+                "A time to the first token needs a prompt length, and a prompt length such a time.", fix=_HINT
+            )
+
+    @classmethod
+    def parse(cls, value: str | float | Target) -> Target:
+        """Read a target: `20ms`, `20 ms/token`, `0.5s`, `300ms@128`, `512MB`, or several with commas.
+
+        A plain number is milliseconds per token.
+
+        Raises:
+            InputError: it is none of these.
+        """
+        if isinstance(value, Target):
+            return value
+        if not isinstance(value, str):
+            return cls(ms_per_token=float(value))
+        limits: dict[str, Any] = {}
+        for part in value.lower().split(","):
+            found = _LIMIT.fullmatch(part.strip())
+            number, unit, per_token, prompt = found.groups() if found else ("", "", None, None)
+            if not found or unit not in (*_TIME, *_SIZE) or (unit in _SIZE and (per_token or prompt)):
+                raise InputError(
+                    f"{value!r} is not a target.", cause="a missing or unknown unit" if found else None, fix=_HINT
+                )
+            amount = float(number)
+            if unit in _SIZE:
+                new: dict[str, Any] = {"memory_bytes": int(amount * _SIZE[unit])}
+            elif prompt:
+                new = {"first_token_ms": amount * _TIME[unit], "prompt_length": int(prompt)}
+            else:
+                new = {"ms_per_token": amount * _TIME[unit]}
+            if limits.keys() & new.keys():
+                raise InputError(f"{value!r} sets the same limit twice.", fix=_HINT)
+            limits.update(new)
+        return cls(**limits)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.ms_per_token is not None:
+            parts.append(f"{_ms(self.ms_per_token)} per token")
+        if self.first_token_ms is not None:
+            parts.append(f"{_ms(self.first_token_ms)} to the first token of a {self.prompt_length}-token prompt")
+        if self.memory_bytes is not None:
+            parts.append(f"{_mb(self.memory_bytes)} of memory")
+        return " and ".join(parts)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the table says about a budget at the lengths asked for; None where the target asks for no such limit."""
+
+    ms_per_token: float | None = None
+    first_token_ms: float | None = None
+    memory_bytes: int | None = None
+
+    def __str__(self) -> str:
+        parts = [f"{_ms(self.ms_per_token)} per token"] if self.ms_per_token is not None else []
+        parts += [f"{_ms(self.first_token_ms)} to the first token"] if self.first_token_ms is not None else []
+        parts += [_mb(self.memory_bytes)] if self.memory_bytes is not None else []
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A budget that was not picked.
+
+    Attributes:
+        numbers: its measured numbers, None if it was not measured.
+        why: one of `over-target`, `lower-quality` and `not-measured`.
+        reason: the same as a sentence.
+    """
+
+    budget: Budget
+    numbers: Numbers | None
+    why: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The budget that was picked.
+
+    Attributes:
+        reason: a sentence that says why.
+        numbers: its measured numbers, None where none were needed.
+        rejected: all other budgets, best quality first.
+        met: whether it meets the target (False only for best effort).
+    """
+
+    budget: Budget
+    reason: str
+    numbers: Numbers | None = None
+    rejected: tuple[Rejection, ...] = ()
+    met: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        rejected = [
+            {"budget": r.budget.name, "numbers": _numbers_json(r.numbers), "why": r.why, "reason": r.reason}
+            for r in self.rejected
+        ]
+        return {
+            "budget": self.budget.name,
+            "reason": self.reason,
+            "numbers": _numbers_json(self.numbers),
+            "met": self.met,
+            "rejected": rejected,
+        }
+
+
+def select(
+    budgets: Sequence[Budget],
+    table: LatencyTable,
+    target: Target,
+    *,
+    context: int | None = None,
+    best_effort: bool = False,
+) -> Selection:
+    """Pick the budget of highest quality whose measured p95 meets every limit of the target.
+
+    Quality is the validation loss where all budgets have one, else the number of parameters.
+
+    Args:
+        budgets: what the bundle holds.
+        table: what they were measured to cost here.
+        target: the limits.
+        context: tokens in the cache at which the target must hold; default the longest context measured.
+        best_effort: if nothing fits, take the budget that comes closest instead of raising.
+
+    Raises:
+        NoBudgetFitsError: no budget meets the target; it names the one that comes closest (the fastest, for a time).
+    """
+    context = table.longest_context if context is None else context
+    ranked = rank(budgets, table)
+    measured = {b.name: _numbers(b, table, target, context) for b in ranked if b.name in table.budgets}
+    if not measured:
+        raise InputError("The latency table measured none of these budgets.", fix="flextron-export calibrate BUNDLE")
+    where = f"at a context of {context} tokens"
+    fitting = [b for b in ranked if b.name in measured and _excess(measured[b.name], target) <= 1]
+    if fitting:
+        picked = fitting[0]
+        superlative = "best" if len(fitting) > 1 else "only"
+        reason = f"{picked.name} is the {superlative} budget that meets {target}: p95 {measured[picked.name]} {where}."
+    else:
+        picked = min((b for b in ranked if b.name in measured), key=lambda b: _excess(measured[b.name], target))
+        superlative = "fastest" if target.ms_per_token or target.first_token_ms else "smallest"
+        reason = (
+            f"No budget meets {target} on this device {where}; "
+            f"the {superlative}, {picked.name}, takes {measured[picked.name]} (p95)."
+        )
+        if not best_effort:
+            fix = "raise the target, or pass --best-effort to run that budget all the same"
+            raise NoBudgetFitsError(reason, fix=fix)
+        reason += " It runs as the best effort."
+    rejected = tuple(_rejection(b, measured.get(b.name), picked, target) for b in ranked if b is not picked)
+    return Selection(picked, reason, measured[picked.name], rejected, bool(fitting))
+
+
+def rank(budgets: Sequence[Budget], table: LatencyTable) -> list[Budget]:
+    """Budgets by quality, best first; equal ones by name, so that the order never depends on the input's."""
+    if all(b.validation_loss is not None for b in budgets):
+        return sorted(budgets, key=lambda b: (b.validation_loss, b.name))
+    size = {name: cost.parameters for name, cost in table.budgets.items()}
+    return sorted(budgets, key=lambda b: (-size.get(b.name, 0), b.name))
+
+
+def _numbers(budget: Budget, table: LatencyTable, target: Target, context: int) -> Numbers:
+    cost = table.budgets[budget.name]
+    return Numbers(
+        None if target.ms_per_token is None else cost.ms_per_token(context),
+        None if target.prompt_length is None else cost.first_token_ms(target.prompt_length),
+        None if target.memory_bytes is None else cost.memory_bytes(context),
+    )
+
+
+def _excess(numbers: Numbers, target: Target) -> float:
+    """The largest ratio of a measured number to its limit: at most 1 if the target is met."""
+    pairs = ((getattr(numbers, k), getattr(target, k)) for k in ("ms_per_token", "first_token_ms", "memory_bytes"))
+    return max(value / limit for value, limit in pairs if limit is not None)
+
+
+def _rejection(budget: Budget, numbers: Numbers | None, picked: Budget, target: Target) -> Rejection:
+    if numbers is None:
+        return Rejection(budget, None, "not-measured", "it is not in this device's latency table")
+    if _excess(numbers, target) > 1:
+        return Rejection(budget, numbers, "over-target", f"{numbers} (p95) is over {target}")
+    better = (
+        f"a validation loss of {picked.validation_loss:.4f} instead of {budget.validation_loss:.4f}"
+        if (picked.validation_loss is not None and budget.validation_loss is not None)
+        else "more parameters"
+    )
+    return Rejection(budget, numbers, "lower-quality", f"it fits with {numbers} (p95), but {picked.name} has {better}")
+
+
+def _numbers_json(numbers: Numbers | None) -> dict[str, float | int] | None:
+    return None if numbers is None else {k: v for k, v in vars(numbers).items() if v is not None}
+
+
+def _ms(value: float) -> str:
+    return f"{value:.4g} ms" if value < 1000 else f"{value:.0f} ms"
+
+
+def _mb(value: float) -> str:
+    return f"{value / 1e6:.4g} MB"

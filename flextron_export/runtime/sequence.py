@@ -1,0 +1,68 @@
+"""One sequence of tokens in a session: prefill in chunks, decode token by token, a cache that grows as it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..elastic.widths import Budget
+from ..targets.session import Session
+from .capacity import capacity_for
+
+CHUNK = 256
+"""Tokens per prefill call: enough to keep the cores busy, few enough to bound the memory of activations."""
+
+
+class LiveSequence:
+    """Tokens of one sequence (batch 1) at one budget.
+
+    Args:
+        session: where it runs.
+        budget: the sub-network.
+        maximum: most tokens the sequence may hold.
+        chunk: tokens per prefill call.
+        capacity: cache slots to begin with; by default what the first call needs.
+    """
+
+    def __init__(
+        self, session: Session, budget: Budget, maximum: int, *, chunk: int = CHUNK, capacity: int | None = None
+    ) -> None:
+        self.session, self.budget, self.maximum, self.chunk = session, budget, maximum, chunk
+        self.length = 0
+        self.cache: Any = None if capacity is None else session.new_cache(budget, 1, capacity)
+        # Reused by every decode step, so that a token allocates nothing.
+        self._token = np.zeros((1, 1), np.int64)
+        self._position = np.zeros((1, 1), np.int64)
+        self._write = np.zeros(1, np.int64)
+        self._row = np.zeros(1, np.int64)
+
+    def prefill(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Append tokens; return the float32 logits [vocab] after the last one, valid until the next call."""
+        ids = np.asarray(ids, np.int64)
+        self.reserve(self.length + len(ids))
+        for start in range(0, len(ids), self.chunk):
+            part = ids[None, start : start + self.chunk]
+            positions = np.arange(self.length, self.length + part.shape[1], dtype=np.int64)[None]
+            write = np.array([self.length], np.int64)
+            # One row of logits per chunk: the LM head is the largest matrix of a small model.
+            logits = self.session.step(self.cache, part, positions, write, np.array([part.shape[1] - 1], np.int64))
+            self.length += part.shape[1]
+        return logits[0]
+
+    def decode(self, token: int) -> np.ndarray:
+        """Append one token; return the float32 logits [vocab] after it, valid until the next call."""
+        self.reserve(self.length + 1)
+        self._token[0, 0] = token
+        self._position[0, 0] = self._write[0] = self.length
+        logits = self.session.step(self.cache, self._token, self._position, self._write, self._row)
+        self.length += 1
+        return logits[0]
+
+    def reserve(self, tokens: int) -> None:
+        """Make the cache hold at least that many tokens."""
+        if self.cache is None:
+            self.cache = self.session.new_cache(self.budget, 1, capacity_for(tokens, self.maximum))
+        elif tokens > self.cache.capacity:
+            self.session.grow(self.cache, capacity_for(tokens, self.maximum))

@@ -1,0 +1,194 @@
+"""The latency table: what every budget was measured to cost on one device. Plain data, no measuring here.
+
+It lies in the bundle as `latency/<device>.<target>.<layout>.<dtype>.json`; docs/bundle-format.md has the schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle.manifest import Bundle, weights_file
+from ..errors import InputError
+from ..files import write_json
+from .capacity import capacity_for
+
+FORMAT = "flextron-latency"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds measured at one size.
+
+    Attributes:
+        tokens: context length (decode) or prompt length (first token).
+        samples: number of measurements.
+    """
+
+    tokens: int
+    samples: int
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+    @classmethod
+    def of(cls, tokens: int, milliseconds: Sequence[float]) -> Timing:
+        p50, p95, p99 = (round(float(v), 4) for v in np.percentile(milliseconds, (50, 95, 99)))
+        return cls(tokens, len(milliseconds), round(float(np.mean(milliseconds)), 4), p50, p95, p99)
+
+
+@dataclass(frozen=True)
+class BudgetCost:
+    """What one budget costs.
+
+    Attributes:
+        parameters: active parameters outside the embedding and the LM head.
+        decode: milliseconds per token, by context length, ascending.
+        first_token: milliseconds from a prompt to its first token, by prompt length, ascending.
+        weight_bytes: weights in memory: what the session keeps for itself, or what the budget reads from the mapped
+            file if that is more.
+        cache_bytes: bytes of KV cache per token it can hold.
+    """
+
+    parameters: int
+    decode: tuple[Timing, ...]
+    first_token: tuple[Timing, ...]
+    weight_bytes: int
+    cache_bytes: int
+
+    def ms_per_token(self, context: int) -> float:
+        """p95 of a decode step with `context` tokens in the cache, interpolated between measured lengths."""
+        return interpolate([(t.tokens, t.p95) for t in self.decode], context)
+
+    def first_token_ms(self, prompt: int) -> float:
+        """p95 of the time to the first token after a prompt of that length, interpolated between measured lengths."""
+        return interpolate([(t.tokens, t.p95) for t in self.first_token], prompt)
+
+    def memory_bytes(self, context: int) -> int:
+        """Bytes of weights and of the KV cache that holds `context` tokens."""
+        return self.weight_bytes + self.cache_bytes * capacity_for(context)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> BudgetCost:
+        timings = {
+            k: tuple(sorted((Timing(**t) for t in value[k]), key=lambda t: t.tokens)) for k in ("decode", "first_token")
+        }
+        return cls(
+            int(value["parameters"]),
+            **timings,
+            weight_bytes=int(value["weight_bytes"]),
+            cache_bytes=int(value["cache_bytes"]),
+        )
+
+
+def interpolate(points: Sequence[tuple[int, float]], at: int) -> float:
+    """Value at a length: linear between the measured lengths, the first value below them.
+
+    Above the longest it goes on along the line through the last two points, but never downwards: noise must not promise
+    that a longer context is faster.
+    """
+    if not points:
+        raise InputError("The latency table holds no measurement of that kind.", fix="flextron-export calibrate BUNDLE")
+    if at <= points[0][0] or len(points) == 1:
+        return points[0][1]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if at <= x1:
+            return y0 + (y1 - y0) * (at - x0) / (x1 - x0)
+    return y1 + max(y1 - y0, 0.0) * (at - x1) / (x1 - x0)
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Measurements of all budgets of a bundle on one device.
+
+    Attributes:
+        device: fingerprint, see runtime/device.py; `id` is part of the file name.
+        bundle: hash of what was measured (`content_hash`); a table of other weights, graphs or budgets is not used.
+        budgets: name -> cost.
+        conditions: date, library versions, repeats, load average before and after: for people who read the numbers.
+    """
+
+    device: dict[str, Any]
+    target: str
+    layout: str
+    dtype: str
+    bundle: str
+    budgets: dict[str, BudgetCost]
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def longest_context(self) -> int:
+        """The largest context length measured for every budget."""
+        return min((cost.decode[-1].tokens for cost in self.budgets.values() if cost.decode), default=0)
+
+    def path(self, bundle: Bundle) -> Path:
+        """Where the table lies in a bundle."""
+        return table_path(bundle, self.device["id"], self.target, self.layout, self.dtype)
+
+    def save(self, bundle: Bundle) -> Path:
+        """Write the table so that readers see the old one or the new one; InputError if that is impossible."""
+        path = self.path(bundle)
+        write_json(path, self.to_json())
+        return path
+
+    def to_json(self) -> dict[str, Any]:
+        value = {k: getattr(self, k) for k in ("device", "target", "layout", "dtype", "bundle", "conditions")}
+        budgets = {name: cost.to_json() for name, cost in self.budgets.items()}
+        return {"format": FORMAT, "version": VERSION, **value, "budgets": budgets}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> LatencyTable:
+        """Raises ValueError, KeyError or TypeError for anything that is no table of this version."""
+        if value["format"] != FORMAT or int(value["version"]) != VERSION:
+            raise ValueError(f"{value['format']} version {value['version']} is not {FORMAT} version {VERSION}")
+        budgets = {str(name): BudgetCost.from_json(cost) for name, cost in value["budgets"].items()}
+        rest = {k: value[k] for k in ("device", "target", "layout", "dtype", "bundle")}
+        return cls(**rest, budgets=budgets, conditions=dict(value.get("conditions") or {}))
+
+    @classmethod
+    def load(cls, bundle: Bundle, device: str, target: str, layout: str, dtype: str) -> LatencyTable | None:
+        """The table of a device for what the bundle holds now; None if there is none or it is damaged."""
+        try:
+            text = table_path(bundle, device, target, layout, dtype).read_text(encoding="utf-8")
+            table = cls.from_json(json.loads(text))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None  # A table is a cache: measuring again is the answer to anything wrong with it.
+        return table if table.bundle == content_hash(bundle, layout, dtype) else None
+
+
+def table_path(bundle: Bundle, device: str, target: str, layout: str, dtype: str) -> Path:
+    """Path of a table in a bundle."""
+    return bundle.path / "latency" / f"{device}.{target}.{layout}.{dtype}.json"
+
+
+def all_tables(bundle: Bundle) -> list[LatencyTable]:
+    """Every readable table in the bundle, of any device, whether or not it fits the present content."""
+    tables = []
+    for path in sorted((bundle.path / "latency").glob("*.json")):
+        try:
+            tables.append(LatencyTable.from_json(json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return tables
+
+
+def content_hash(bundle: Bundle, layout: str, dtype: str) -> str:
+    """SHA-256 over what latency depends on: the weights, the graphs of the layout, and each budget's widths."""
+    files = sorted(
+        {weights_file(dtype), *(p.relative_to(bundle.path).as_posix() for p in bundle.graphs(layout, dtype).values())}
+    )
+    widths = [[b.name, [[w.groups, w.neurons] for w in b.layers]] for b in bundle.budgets]
+    text = json.dumps([[[name, bundle.files[name].sha256] for name in files], widths])
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -58,8 +58,20 @@ def export(
             files[weights_file(dtype)] = write_weights(directory, source.architecture, weights, dtype, track)
         for name in write_graphs(directory, source, chosen, layouts, dtypes, track):
             files[name] = FileRecord.of(directory / name)
-        origin = {"checkpoint_sha256": sha256(source.path / CHECKPOINT_MARKER), "parent": source.parent, "exporter": f"flextron_export {__version__}"}
-        bundle = Bundle(directory, source.architecture, source.candidates, chosen, dict.fromkeys(dtypes, tuple(layouts)), files, origin)
+        origin = {
+            "checkpoint_sha256": sha256(source.path / CHECKPOINT_MARKER),
+            "parent": source.parent,
+            "exporter": f"flextron_export {__version__}",
+        }
+        bundle = Bundle(
+            directory,
+            source.architecture,
+            source.candidates,
+            chosen,
+            dict.fromkeys(dtypes, tuple(layouts)),
+            files,
+            origin,
+        )
         bundle.write_manifest(directory)
         if verify:
             from .golden import golden_file, write_golden
@@ -74,7 +86,14 @@ def export(
     return Bundle.open(out, hashes=False)
 
 
-def write_graphs(directory: Path, source: ElasticCheckpoint, budgets: Sequence[Budget], layouts: Sequence[str], dtypes: Sequence[str], track: Track = silent) -> list[str]:
+def write_graphs(
+    directory: Path,
+    source: ElasticCheckpoint,
+    budgets: Sequence[Budget],
+    layouts: Sequence[str],
+    dtypes: Sequence[str],
+    track: Track = silent,
+) -> list[str]:
     """Build and write every graph; return their paths inside the bundle. Weights stay in the weights files.
 
     Raises:
@@ -85,13 +104,27 @@ def write_graphs(directory: Path, source: ElasticCheckpoint, budgets: Sequence[B
 
         from ..graph.decoder import build_graph
     except ImportError as error:
-        raise MissingDependencyError(f"graphs cannot be built: {error}.", fix="pip install 'flextron-export[export]'") from error
-    jobs = [(layout, dtype, budget) for dtype in dtypes for layout in layouts for budget in (budgets if layout == "per-budget" else budgets[:1])]
+        raise MissingDependencyError(
+            f"graphs cannot be built: {error}.", fix="pip install 'flextron-export[export]'"
+        ) from error
+    jobs = [
+        (layout, dtype, budget)
+        for dtype in dtypes
+        for layout in layouts
+        for budget in (budgets if layout == "per-budget" else budgets[:1])
+    ]
     (directory / "graphs").mkdir()
     written = []
     for layout, dtype, budget in track(jobs, "building graphs"):
         name = graph_file(layout, dtype, budget.name if layout == "per-budget" else None)
-        model = build_graph(layout, dtype, source.architecture, source.candidates, SafetensorsFile(directory / weights_file(dtype)), budget)
+        model = build_graph(
+            layout,
+            dtype,
+            source.architecture,
+            source.candidates,
+            SafetensorsFile(directory / weights_file(dtype)),
+            budget,
+        )
         (directory / name).write_bytes(onnx_ir.to_proto(model).SerializeToString())
         written.append(name)
     return written

@@ -51,7 +51,9 @@ def write_golden(path: Path, dtype: str, references: Mapping[str, Reference]) ->
     """Write the golden file of a precision (the reference is the float32 model in every precision)."""
     budgets = {}
     for name, r in references.items():
-        sample = r.vocabulary[np.linspace(0, len(r.vocabulary) - 1, min(SAMPLED, len(r.vocabulary))).round().astype(int)]
+        sample = r.vocabulary[
+            np.linspace(0, len(r.vocabulary) - 1, min(SAMPLED, len(r.vocabulary))).round().astype(int)
+        ]
         columns = np.searchsorted(r.vocabulary, sample)
         budgets[name] = {
             "ids": r.ids.tolist(),

@@ -70,7 +70,11 @@ class Bundle:
         """Path of a graph; BundleError says what was exported if it was not."""
         if layout not in self.layouts.get(dtype, ()):
             there = "; ".join(f"{d}: {', '.join(names)}" for d, names in self.layouts.items())
-            raise BundleError(f"The bundle has no {layout} graph in {dtype}.", cause=f"it holds {there}", fix=f"export again with --layout {layout} --dtype {dtype}")
+            raise BundleError(
+                f"The bundle has no {layout} graph in {dtype}.",
+                cause=f"it holds {there}",
+                fix=f"export again with --layout {layout} --dtype {dtype}",
+            )
         return self.path / graph_file(layout, dtype, budget if layout == "per-budget" else None)
 
     def graphs(self, layout: str, dtype: str) -> dict[str, Path]:
@@ -80,7 +84,10 @@ class Bundle:
     def weights(self, dtype: str) -> SafetensorsFile:
         """The mapped weights file of a precision, its tensors checked against the architecture."""
         if dtype not in self.layouts:
-            raise BundleError(f"The bundle has no {dtype} weights.", fix=f"use {', '.join(self.layouts)}, or export again with --dtype {dtype}")
+            raise BundleError(
+                f"The bundle has no {dtype} weights.",
+                fix=f"use {', '.join(self.layouts)}, or export again with --dtype {dtype}",
+            )
         weights = SafetensorsFile(self.path / weights_file(dtype), BundleError)
         found = []
         for spec in tensor_specs(self.architecture):
@@ -118,13 +125,18 @@ class Bundle:
         recover(path)
         marker = path / MARKER
         if not marker.is_file():
-            raise BundleError(f"{path} is not a bundle: it has no {MARKER}.", fix="flextron-export export CKPT --out BUNDLE")
+            raise BundleError(
+                f"{path} is not a bundle: it has no {MARKER}.", fix="flextron-export export CKPT --out BUNDLE"
+            )
         try:
             value = json.loads(marker.read_text(encoding="utf-8"))
             if value["format"] != "flextron-bundle":
                 raise ValueError(f"format is {value['format']!r}")
             if int(value["version"]) > VERSION:
-                raise BundleError(f"{marker} has version {value['version']}; this flextron_export reads up to {VERSION}.", fix="upgrade flextron-export")
+                raise BundleError(
+                    f"{marker} has version {value['version']}; this flextron_export reads up to {VERSION}.",
+                    fix="upgrade flextron-export",
+                )
             bundle = cls(
                 path,
                 Architecture.from_json(value["architecture"]),
@@ -136,13 +148,17 @@ class Bundle:
             )
             bundle._validate()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"{marker} is damaged: {type(error).__name__} {error}.", fix="copy the bundle again, or export it again") from error
+            raise BundleError(
+                f"{marker} is damaged: {type(error).__name__} {error}.", fix="copy the bundle again, or export it again"
+            ) from error
         bundle.check_files(hashes=hashes)
         return bundle
 
     def _validate(self) -> None:
         found = [f"unknown dtype {d!r}" for d in self.layouts if d not in DTYPES]
-        found += [f"unknown layout {name!r}" for names in self.layouts.values() for name in names if name not in LAYOUTS]
+        found += [
+            f"unknown layout {name!r}" for names in self.layouts.values() for name in names if name not in LAYOUTS
+        ]
         for name in self.files:
             parts = PurePosixPath(name).parts
             if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
@@ -153,7 +169,9 @@ class Bundle:
         except FlextronError as error:
             found.append(error.what)
         for dtype, names in self.layouts.items():
-            needed = {weights_file(dtype)} | {graph_file(n, dtype, b.name if n == "per-budget" else None) for n in names for b in self.budgets}
+            needed = {weights_file(dtype)} | {
+                graph_file(n, dtype, b.name if n == "per-budget" else None) for n in names for b in self.budgets
+            }
             found += [f"{n} is not listed" for n in sorted(needed - self.files.keys())]
         problems(BundleError, f"{self.path / MARKER} is not valid", found)
 

@@ -72,7 +72,9 @@ def verify_bundle(bundle: Bundle, references: Mapping[str, Reference] | None, *,
     from ..targets.onnxruntime_cpu import open_session
 
     checks: list[Check] = []
-    for layout, dtype in track([(layout, dtype) for dtype, names in bundle.layouts.items() for layout in names], "verifying"):
+    for layout, dtype in track(
+        [(layout, dtype) for dtype, names in bundle.layouts.items() for layout in names], "verifying"
+    ):
         expected = read_golden(bundle, dtype) if references is None else references
         session = open_session(bundle, layout=layout, dtype=dtype)
         for budget in bundle.budgets:
@@ -91,7 +93,9 @@ def verify_bundle(bundle: Bundle, references: Mapping[str, Reference] | None, *,
     return checks
 
 
-def _check(session: Any, reference: Reference, budget: Budget, layout: str, dtype: str, mode: str, step: int, batch: int) -> Check:
+def _check(
+    session: Any, reference: Reference, budget: Budget, layout: str, dtype: str, mode: str, step: int, batch: int
+) -> Check:
     # Batch 1 takes the last sequence, so that the three sequences of the batch are not all there is to see.
     chosen = slice(0, batch) if batch > 1 else slice(len(reference.ids) - 1, len(reference.ids))
     ids, expected, margin = reference.ids[chosen], reference.logits[chosen], reference.margin[chosen]
@@ -101,12 +105,25 @@ def _check(session: Any, reference: Reference, budget: Budget, layout: str, dtyp
         stop = start + logits.shape[1]
         best[:, start:stop] = logits.argmax(-1)
         # A NaN must not hide behind a maximum.
-        difference = max(difference, float(np.nan_to_num(np.abs(logits[..., reference.vocabulary] - expected[:, start:stop]), nan=np.inf).max()))
+        difference = max(
+            difference,
+            float(np.nan_to_num(np.abs(logits[..., reference.vocabulary] - expected[:, start:stop]), nan=np.inf).max()),
+        )
     tolerance = TOLERANCE[dtype]
     predicting = slice(reference.prompt - 1, ids.shape[1] - 1)
     clear = margin[:, predicting] > 2 * tolerance * reference.scale  # both logits may move by the tolerance
     wrong = (best[:, predicting] != ids[:, reference.prompt :]) & clear
-    return Check(budget.name, layout, dtype, mode, batch, difference / reference.scale, tolerance, int(clear.sum()), int(wrong.sum()))
+    return Check(
+        budget.name,
+        layout,
+        dtype,
+        mode,
+        batch,
+        difference / reference.scale,
+        tolerance,
+        int(clear.sum()),
+        int(wrong.sum()),
+    )
 
 
 def run_in_steps(session: Any, budget: Budget, ids: np.ndarray, step: int) -> list[tuple[int, np.ndarray]]:
@@ -122,7 +139,9 @@ def run_in_steps(session: Any, budget: Budget, ids: np.ndarray, step: int) -> li
     return found
 
 
-def torch_references(source: ElasticCheckpoint, budgets: Sequence[Budget], track: Track = silent, *, seed: int = 0) -> dict[str, Reference]:
+def torch_references(
+    source: ElasticCheckpoint, budgets: Sequence[Budget], track: Track = silent, *, seed: int = 0
+) -> dict[str, Reference]:
     """Run the sliced torch model of every budget: greedy continuations of random prompts, and logits at every position.
 
     Raises:
@@ -143,10 +162,17 @@ def torch_references(source: ElasticCheckpoint, budgets: Sequence[Budget], track
             with masked(model, source.architecture, budget):
                 difference = (model(ids).logits.float() - logits).abs().max() / logits.abs().max()
             if not difference <= TOLERANCE["fp32"]:
-                raise VerificationError(f"budget {budget.name}: the masked model differs from the sliced one by {difference:.1e} of the largest logit.")
+                raise VerificationError(
+                    f"budget {budget.name}: the masked model differs from the sliced one by {difference:.1e} of the largest logit."
+                )
             top = logits.topk(2, dim=-1).values
             found[budget.name] = Reference(
-                ids.numpy(), PROMPT, np.arange(logits.shape[-1]), logits.numpy(), (top[..., 0] - top[..., 1]).numpy(), float(logits.abs().max())
+                ids.numpy(),
+                PROMPT,
+                np.arange(logits.shape[-1]),
+                logits.numpy(),
+                (top[..., 0] - top[..., 1]).numpy(),
+                float(logits.abs().max()),
             )
     return found
 

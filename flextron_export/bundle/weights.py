@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,19 @@ from ..progress import Track, silent
 from .manifest import FileRecord, weights_file
 
 
-def write_weights(directory: Path, architecture: Architecture, source: ModelWeights, dtype: str, track: Track = silent) -> FileRecord:
+def write_weights(
+    directory: Path, architecture: Architecture, source: ModelWeights, dtype: str, track: Track = silent
+) -> FileRecord:
     """Write `weights.<dtype>.safetensors` into `directory`.
 
     Raises:
         CheckpointError: a weight is not finite, or does not fit into the precision.
     """
     path = directory / weights_file(dtype)
-    plans = {s.name: TensorPlan(DTYPES[dtype], s.shape, lambda s=s: _convert(source, s, dtype)) for s in tensor_specs(architecture)}  # type: ignore[misc]
+    plans = {
+        s.name: TensorPlan(DTYPES[dtype], s.shape, partial(_convert, source, s, dtype))
+        for s in tensor_specs(architecture)
+    }
     digest = write_safetensors(path, plans, track)
     return FileRecord(path.stat().st_size, digest)
 
@@ -35,6 +41,12 @@ def _convert(source: ModelWeights, spec: TensorSpec, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # an overflow is reported below, by name
         converted = array.astype(numpy_dtype(DTYPES[dtype]), copy=False)
     if not np.isfinite(converted).all():
-        cause = "the checkpoint is damaged" if not np.isfinite(array.astype(np.float32)).all() else f"a value is too large for {dtype}"
-        raise CheckpointError(f"{spec.source} has values that are not finite in {dtype}.", cause=cause, fix="export with --dtype fp32")
+        cause = (
+            "the checkpoint is damaged"
+            if not np.isfinite(array.astype(np.float32)).all()
+            else f"a value is too large for {dtype}"
+        )
+        raise CheckpointError(
+            f"{spec.source} has values that are not finite in {dtype}.", cause=cause, fix="export with --dtype fp32"
+        )
     return converted

@@ -26,6 +26,7 @@ class GraphBuilder:
         self.outputs: list[ir.Value] = []
         self._initializers: dict[str, ir.Value] = {}
         self._tapes = [ir.tape.Tape()]
+        self._top: dict[tuple[str | None, ...], ir.Value] = {}
         self._count = 0
 
     def input(self, name: str, shape: Sequence[int | str], dtype: ir.DataType | None = None) -> ir.Value:
@@ -45,13 +46,27 @@ class GraphBuilder:
         value.name = self._unique(kind)
         return value
 
+    def at_top(self, kind: str, *inputs: ir.Value) -> ir.Value:
+        """One node of the outermost graph, made once for the same inputs, wherever it is asked for."""
+        key = (kind, *(v.name for v in inputs))
+        if key not in self._top:
+            value = self._tapes[0].op(kind, inputs)
+            value.name = self._unique(kind)
+            self._top[key] = value
+        return self._top[key]
+
     def constant(self, values: Any, dtype: Any = np.int64) -> ir.Value:
         """A small constant, stored once for each content."""
         array = np.asarray(values, dtype)
         key = f"constant.{array.dtype}.{list(array.shape)}.{array.tolist()}"
         if key not in self._initializers:
             name = f"constant.{len(self._initializers)}"
-            self._initializers[key] = ir.val(name, const_value=ir.tensor(array, name=name), dtype=ir.DataType.from_numpy(array.dtype), shape=array.shape)
+            self._initializers[key] = ir.val(
+                name,
+                const_value=ir.tensor(array, name=name),
+                dtype=ir.DataType.from_numpy(array.dtype),
+                shape=array.shape,
+            )
         return self._initializers[key]
 
     def external(self, name: str, file: Path, info: TensorInfo, start: int = 0, stop: int | None = None) -> ir.Value:
@@ -60,24 +75,35 @@ class GraphBuilder:
             stop = info.shape[0] if stop is None else stop
             shape = ir.Shape((stop - start, *info.shape[1:]))
             tensor = ir.ExternalTensor(
-                file.name, info.offset + start * info.row_bytes, (stop - start) * info.row_bytes, self.float, shape=shape, name=name, base_dir=file.parent
+                file.name,
+                info.offset + start * info.row_bytes,
+                (stop - start) * info.row_bytes,
+                self.float,
+                shape=shape,
+                name=name,
+                base_dir=file.parent,
             )
             self._initializers[name] = ir.val(name, const_value=tensor, dtype=self.float, shape=shape)
         return self._initializers[name]
 
-    def cond(self, condition: ir.Value, then: Callable[[], Sequence[ir.Value]], otherwise: Callable[[], Sequence[ir.Value]]) -> Sequence[ir.Value]:
+    def cond(
+        self, condition: ir.Value, then: Callable[[], Sequence[ir.Value]], otherwise: Callable[[], Sequence[ir.Value]]
+    ) -> tuple[ir.Value, ...]:
         """`If`: both functions build nodes that may use every value made so far and return equally many values."""
         branches = {"then_branch": self._subgraph("then", then), "else_branch": self._subgraph("else", otherwise)}
         count = len(branches["then_branch"].outputs)
         values = self._tapes[-1].op_multi_out("If", [condition], branches, num_outputs=count)
         for value in values:
             value.name = self._unique("If")
-        return values
+        return tuple(values)
 
     def _subgraph(self, kind: str, build: Callable[[], Sequence[ir.Value]]) -> ir.Graph:
         self._tapes.append(ir.tape.Tape())
-        outputs = build()
-        return ir.Graph([], list(outputs), nodes=self._tapes.pop().nodes, name=self._unique(kind))
+        values = build()
+        made = {id(v) for node in self._tapes[-1].nodes for v in node.outputs}
+        # A branch must make what it returns: a value from outside is passed through `Identity`.
+        outputs = [v if id(v) in made else self.op("Identity", v) for v in values]
+        return ir.Graph([], outputs, nodes=self._tapes.pop().nodes, name=self._unique(kind))
 
     def _unique(self, kind: str) -> str:
         self._count += 1

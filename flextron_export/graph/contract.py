@@ -41,12 +41,21 @@ def cache_names(architecture: Architecture) -> list[str]:
 
 def cache_shapes(architecture: Architecture, budget: Budget, batch: int, capacity: int) -> dict[str, tuple[int, ...]]:
     """Shape of every cache at a budget: only the budget's groups are kept."""
-    return {f"{name}.{i}": (batch, width.groups, capacity, architecture.head_dim) for i, width in enumerate(budget.layers) for name in CACHE_NAMES}
+    return {
+        f"{name}.{i}": (batch, width.groups, capacity, architecture.head_dim)
+        for i, width in enumerate(budget.layers)
+        for name in CACHE_NAMES
+    }
 
 
 def token_shapes(step: StepShape) -> dict[str, tuple[int, ...]]:
     """Shapes of the four token inputs."""
-    return {"ids": (step.batch, step.length), "positions": (step.batch, step.length), "write": (step.batch,), "rows": (step.rows,)}
+    return {
+        "ids": (step.batch, step.length),
+        "positions": (step.batch, step.length),
+        "write": (step.batch,),
+        "rows": (step.rows,),
+    }
 
 
 def weight_shapes(architecture: Architecture, budget: Budget) -> dict[str, tuple[int, ...]]:
@@ -63,7 +72,9 @@ def choices(candidates: Candidates, budget: Budget) -> dict[str, int]:
     return found
 
 
-def input_shapes(layout: str, architecture: Architecture, candidates: Candidates, budget: Budget, step: StepShape) -> Mapping[str, tuple[int, ...]]:
+def input_shapes(
+    layout: str, architecture: Architecture, candidates: Candidates, budget: Budget, step: StepShape
+) -> Mapping[str, tuple[int, ...]]:
     """Exact shape of every graph input for one budget and one call."""
     shapes = {**token_shapes(step), **cache_shapes(architecture, budget, step.batch, step.capacity)}
     if layout == "shared":

@@ -17,7 +17,14 @@ from .contract import CACHE_NAMES
 from .layouts import Panels, Prefix, budget_weights, input_weights
 
 
-def build_graph(layout: str, dtype: str, architecture: Architecture, candidates: Candidates, weights: SafetensorsFile, budget: Budget) -> ir.Model:
+def build_graph(
+    layout: str,
+    dtype: str,
+    architecture: Architecture,
+    candidates: Candidates,
+    weights: SafetensorsFile,
+    budget: Budget,
+) -> ir.Model:
     """Build one graph.
 
     Args:
@@ -27,10 +34,17 @@ def build_graph(layout: str, dtype: str, architecture: Architecture, candidates:
         budget: the budget of a `per-budget` graph; ignored otherwise.
     """
     g = GraphBuilder(f"{architecture.family}.{layout}", dtype)
-    tokens = {name: g.input(name, shape, INT64) for name, shape in (("ids", "BS"), ("positions", "BS"), ("write", "B"), ("rows", "N"))}
+    tokens = {
+        name: g.input(name, shape, INT64)
+        for name, shape in (("ids", "BS"), ("positions", "BS"), ("write", "B"), ("rows", "N"))
+    }
     # Group counts are named per layer where the graph serves several widths, and fixed where it serves one.
     groups = [w.groups if layout == "per-budget" else f"groups_{i}" for i, w in enumerate(budget.layers)]
-    cache_shape = {f"{name}.{i}": ("B", groups[i], "C", architecture.head_dim) for i in range(architecture.num_layers) for name in CACHE_NAMES}
+    cache_shape = {
+        f"{name}.{i}": ("B", groups[i], "C", architecture.head_dim)
+        for i in range(architecture.num_layers)
+        for name in CACHE_NAMES
+    }
     caches = {name: g.input(name, shape) for name, shape in cache_shape.items()}
     if layout == "panels":
         layers: Prefix = Panels(g, architecture, candidates, weights)
@@ -45,9 +59,13 @@ def build_graph(layout: str, dtype: str, architecture: Architecture, candidates:
     return g.model()
 
 
-def _forward(g: GraphBuilder, a: Architecture, layers: Prefix, tokens: dict[str, ir.Value], caches: dict[str, ir.Value]) -> ir.Value:
+def _forward(
+    g: GraphBuilder, a: Architecture, layers: Prefix, tokens: dict[str, ir.Value], caches: dict[str, ir.Value]
+) -> ir.Value:
     """Logits float32 [N, vocab]; `caches` is changed to hold the updated caches."""
-    heads_shape = g.op("Concat", g.op("Shape", tokens["ids"]), g.constant([-1, a.head_dim]), axis=0)  # [B, S, -1, head_dim]
+    heads_shape = g.op(
+        "Concat", g.op("Shape", tokens["ids"]), g.constant([-1, a.head_dim]), axis=0
+    )  # [B, S, -1, head_dim]
     mask = _mask(g, tokens["positions"], caches["k.0"])
     cos, sin = _rotary(g, a, tokens["positions"])
 
@@ -84,6 +102,10 @@ def _mask(g: GraphBuilder, positions: ir.Value, cache: ir.Value) -> ir.Value:
 
 def _rotary(g: GraphBuilder, a: Architecture, positions: ir.Value) -> tuple[ir.Value, ir.Value]:
     """cos and sin [B, S, head_dim / 2], computed in float32 as transformers does, so that no table limits the context."""
-    angles = g.op("Mul", g.op("Unsqueeze", g.op("Cast", positions, to=ir.DataType.FLOAT), g.constant([2])), g.constant(a.rope.inverse_frequencies(a.head_dim), np.float32))
+    angles = g.op(
+        "Mul",
+        g.op("Unsqueeze", g.op("Cast", positions, to=ir.DataType.FLOAT), g.constant([2])),
+        g.constant(a.rope.inverse_frequencies(a.head_dim), np.float32),
+    )
     cos, sin = (g.op("Cast", g.op(f, angles), to=g.float) for f in ("Cos", "Sin"))
     return cos, sin

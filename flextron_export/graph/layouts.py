@@ -9,6 +9,7 @@ would be folded into a private copy; and Gemm's third input adds the bias or the
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import onnx_ir as ir
 
@@ -19,6 +20,8 @@ from ..elastic.widths import Budget, Candidates, LayerWidth
 from .builder import INT64, GraphBuilder
 
 Weight = Callable[[str], ir.Value]
+Values = tuple[ir.Value, ...]
+State = TypeVar("State")
 
 
 class Prefix:
@@ -33,15 +36,25 @@ class Prefix:
 
     def attention_output(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
         """residual + output projection of the attended heads [T, heads x head_dim] -> [T, hidden]."""
-        return self.g.op("Gemm", x, self.weight(f"layers.{i}.o"), self.biased(residual, f"layers.{i}.o", self.a.attention_bias))
+        return self.g.op(
+            "Gemm", x, self.weight(f"layers.{i}.o"), self.biased(residual, f"layers.{i}.o", self.a.attention_bias)
+        )
 
     def ffn(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
         """residual + down(silu(gate x) * up x), tokens [T, hidden] -> [T, hidden]."""
         inner = self.gated(*(self.linear(i, name, x, self.a.mlp_bias) for name in ("gate", "up")))
-        return self.g.op("Gemm", inner, self.weight(f"layers.{i}.down"), self.biased(residual, f"layers.{i}.down", self.a.mlp_bias))
+        return self.g.op(
+            "Gemm", inner, self.weight(f"layers.{i}.down"), self.biased(residual, f"layers.{i}.down", self.a.mlp_bias)
+        )
 
     def linear(self, i: int, name: str, x: ir.Value, bias: bool) -> ir.Value:
-        return self.g.op("Gemm", x, self.weight(f"layers.{i}.{name}"), self.weight(f"layers.{i}.{name}_bias") if bias else None, transB=1)
+        return self.g.op(
+            "Gemm",
+            x,
+            self.weight(f"layers.{i}.{name}"),
+            self.weight(f"layers.{i}.{name}_bias") if bias else None,
+            transB=1,
+        )
 
     def biased(self, residual: ir.Value, name: str, bias: bool) -> ir.Value:
         return self.g.op("Add", residual, self.weight(f"{name}_bias")) if bias else residual
@@ -55,45 +68,66 @@ class Panels(Prefix):
     """Elastic layers as a chain of constant panels: panel b runs if the layer's chosen candidate is b or wider.
 
     A projection's panel is appended to the heads before it, so that caches and attention are as narrow as the budget;
-    an output's panel is added to what the panels before it gave.
+    an output's panel is added to what the panels before it gave. Every `If` costs about as much as a small kernel, so they
+    are nested rather than in a row.
     """
 
-    def __init__(self, g: GraphBuilder, architecture: Architecture, candidates: Candidates, weights: SafetensorsFile) -> None:
+    def __init__(
+        self, g: GraphBuilder, architecture: Architecture, candidates: Candidates, weights: SafetensorsFile
+    ) -> None:
         super().__init__(g, architecture, file_weights(g, weights))
         self.candidates, self.file = candidates, weights
-        self.choice = {kind: [g.input(f"{kind}.{i}", (), INT64) for i in range(architecture.num_layers)] for kind in ("groups", "neurons")}
+        self.choice = {
+            kind: [g.input(f"{kind}.{i}", (), INT64) for i in range(architecture.num_layers)]
+            for kind in ("groups", "neurons")
+        }
 
-    def query_key_value(self, i: int, x: ir.Value) -> tuple[ir.Value, ...]:
-        def panel(b: int, before: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
-            new = tuple(self.panel_linear(i, name, x, b, self.a.attention_bias) for name in "qkv")
-            return tuple(self.g.op("Concat", old, more, axis=-1) for old, more in zip(before, new, strict=True)) if before else new
+    def query_key_value(self, i: int, x: ir.Value) -> Values:
+        def panel(b: int, before: list[Values]) -> list[Values]:
+            return [*before, tuple(self.panel_linear(i, name, x, b, self.a.attention_bias) for name in "qkv")]
 
-        return self.chain("groups", i, panel, ())
+        def join(pieces: list[Values]) -> Values:
+            return tuple(self.g.op("Concat", *p, axis=-1) if len(p) > 1 else p[0] for p in zip(*pieces, strict=True))
+
+        # Pieces are only collected; the last branch joins them, once.
+        nothing: list[Values] = []
+        return self.nest("groups", i, panel, nothing, join)
 
     def attention_output(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
-        def panel(b: int, before: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
+        def panel(b: int, before: ir.Value) -> ir.Value:
             start, stop = self.span(f"layers.{i}.o", b)
             part = self.g.op("Slice", x, self.g.constant([start]), self.g.constant([stop]), self.g.constant([1]))
-            return (self.g.op("Gemm", part, self.panel(f"layers.{i}.o", b), before[0]),)
+            return self.g.op("Gemm", part, self.panel(f"layers.{i}.o", b), before)
 
-        return self.chain("groups", i, panel, (self.biased(residual, f"layers.{i}.o", self.a.attention_bias),))[0]
+        start = self.biased(residual, f"layers.{i}.o", self.a.attention_bias)
+        return self.nest("groups", i, panel, start, lambda y: (y,))[0]
 
     def ffn(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
-        def panel(b: int, before: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
+        def panel(b: int, before: ir.Value) -> ir.Value:
             inner = self.gated(*(self.panel_linear(i, name, x, b, self.a.mlp_bias) for name in ("gate", "up")))
-            return (self.g.op("Gemm", inner, self.panel(f"layers.{i}.down", b), before[0]),)
+            return self.g.op("Gemm", inner, self.panel(f"layers.{i}.down", b), before)
 
-        return self.chain("neurons", i, panel, (self.biased(residual, f"layers.{i}.down", self.a.mlp_bias),))[0]
+        start = self.biased(residual, f"layers.{i}.down", self.a.mlp_bias)
+        return self.nest("neurons", i, panel, start, lambda y: (y,))[0]
 
-    def chain(self, kind: str, i: int, panel: Callable[[int, tuple[ir.Value, ...]], tuple[ir.Value, ...]], before: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
-        """Run panel 0 always and every further one if the choice reaches it."""
-        values = panel(0, before)
-        for b in range(1, len(getattr(self.candidates, kind))):
-            wanted = self.g.op("GreaterOrEqual", self.choice[kind][i], self.g.constant(b))
-            values = tuple(
-                self.g.cond(wanted, lambda b=b, old=values: panel(b, old), lambda old=values: [self.g.op("Identity", v) for v in old])  # type: ignore[misc]
-            )
-        return values
+    def nest(
+        self, kind: str, i: int, panel: Callable[[int, State], State], before: State, finish: Callable[[State], Values]
+    ) -> Values:
+        """Panel 0 always, each further panel inside the `If` of the one before: a narrow budget meets one `If`, not all."""
+        before = panel(0, before)
+        count = len(getattr(self.candidates, kind))
+
+        def after(b: int, state: State) -> Values:
+            if b == count:
+                return finish(state)
+            return self.g.cond(self.reaches(kind, i, b), lambda: after(b + 1, panel(b, state)), lambda: finish(state))
+
+        return after(1, before)
+
+    def reaches(self, kind: str, i: int, b: int) -> ir.Value:
+        """bool scalar: the layer's choice is candidate b or wider. Only the first is needed always, and twice for groups."""
+        make = self.g.at_top if b == 1 else self.g.op
+        return make("GreaterOrEqual", self.choice[kind][i], self.g.constant(b))
 
     def panel_linear(self, i: int, name: str, x: ir.Value, b: int, bias: bool) -> ir.Value:
         name = f"layers.{i}.{name}"
@@ -101,7 +135,9 @@ class Panels(Prefix):
 
     def panel(self, name: str, b: int, suffix: str = "") -> ir.Value:
         start, stop = self.span(name, b)
-        return self.g.external(f"{name}{suffix}.panel{b}", self.file.path, self.file.tensors[name + suffix], start, stop)
+        return self.g.external(
+            f"{name}{suffix}.panel{b}", self.file.path, self.file.tensors[name + suffix], start, stop
+        )
 
     def span(self, name: str, b: int) -> tuple[int, int]:
         """Rows of panel b of an elastic tensor."""
@@ -126,6 +162,6 @@ def input_weights(g: GraphBuilder, architecture: Architecture) -> Weight:
     """Weights as graph inputs; the rows of elastic ones are named per layer and kind."""
     inputs = {}
     for spec in tensor_specs(architecture):
-        shape = (f"{spec.rows}_{spec.layer}", *spec.shape[1:]) if spec.rows else spec.shape
-        inputs[spec.name] = g.input(spec.name, shape)
+        rows_name: list[int | str] = [f"{spec.rows}_{spec.layer}"] if spec.rows else [spec.shape[0]]
+        inputs[spec.name] = g.input(spec.name, [*rows_name, *spec.shape[1:]])
     return inputs.__getitem__

@@ -26,7 +26,7 @@ from .table import BudgetCost, LatencyTable, Timing, content_hash
 
 CONTEXTS = (64, 256, 1024)
 PROMPT_LENGTHS = (16, 128, 512)
-REPEATS = 48
+REPEATS = 96
 LEAST_REPEATS = 6
 BURST = 4
 """Decode steps per turn of a budget. The first is not counted: it fetches the weights that the last budget's turn drove
@@ -60,7 +60,7 @@ def calibrate(
         threads: thread setting of the target; part of the device's identity.
         contexts: context lengths at which decode steps are measured, cut to what the model holds.
         prompt_lengths: prompt lengths for the time to the first token, cut likewise.
-        repeats: measurements per budget and context length (a quarter of that per prompt length).
+        repeats: measurements per budget and context length (a twelfth of that per prompt length).
         max_seconds: with at least 6 measurements each, stop early to stay near this.
         track: shows progress.
 
@@ -90,13 +90,13 @@ def measure(
 ) -> LatencyTable:
     """`calibrate` on a session that is open already."""
     if repeats < 1:
-        raise InputError(f"{repeats} repeats measure nothing.", fix="use --repeats 48")
+        raise InputError(f"{repeats} repeats measure nothing.", fix="use --repeats 96")
     bundle, most = opening.bundle, opening.max_tokens(session)
     contexts, prompt_lengths = _cut("context length", contexts, most), _cut("prompt length", prompt_lengths, most)
     load = [os.getloadavg()[0]] if hasattr(os, "getloadavg") else []
     run = _Run(opening, session, most, max_seconds / (len(contexts) + len(prompt_lengths)))
     stages: list[tuple[Callable[[int, int], list[Timing]], int, int]] = [(run.decode, n, repeats) for n in contexts]
-    stages += [(run.first_token, n, max(repeats // 4, 1)) for n in prompt_lengths]
+    stages += [(run.first_token, n, max(repeats // 12, 1)) for n in prompt_lengths]
     results = [stage(tokens, count) for stage, tokens, count in track(stages, "measuring budgets")]
     decode, first = results[: len(contexts)], results[len(contexts) :]
     architecture, size = bundle.architecture, {"fp32": 4}.get(opening.dtype, 2)

@@ -210,9 +210,12 @@ class Runner:
             if calibration == "never":
                 raise InputError(what, fix=f"flextron-export calibrate {self.bundle.path}")
             log.warning("%s Measuring now; this takes some seconds, once.", what)
-        contexts = sorted({*CONTEXTS, context or CONTEXTS[0]})
+        contexts, prompts = [*CONTEXTS], [*PROMPT_LENGTHS]
+        if context is not None and context > max(contexts):
+            contexts.append(context)  # measured rather than extrapolated
         prompt = self.latency_target.prompt_length if self.latency_target else None
-        prompts = sorted({*PROMPT_LENGTHS, prompt or PROMPT_LENGTHS[0]})
+        if prompt is not None and prompt > max(prompts):
+            prompts.append(prompt)
         return measure(opening, self._open(), contexts, prompts, track=track)
 
     def _generate(

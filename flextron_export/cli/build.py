@@ -1,0 +1,50 @@
+"""`flextron-export build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import DIRECTORY, integers, json_option, print_json, track
+
+
+@click.command("build")
+@click.argument("bundle", type=DIRECTORY)
+@click.option("--target", required=True, help="onnxruntime-cpu, tensorrt-rtx or tensorrt.")
+@click.option("--layout", help="Graph layout; the target's own choice by default.")
+@click.option("--dtype", help="Precision; the target's own choice by default.")
+@click.option("--sm", callback=integers, help="Compute capabilities to compile for, such as 86,89 (tensorrt-rtx only).")
+@click.option("--capacity", type=click.IntRange(min=1), help="Most tokens a sequence may hold (TensorRT).")
+@click.option("--max-batch", type=click.IntRange(min=1), help="Most sequences of a batch (TensorRT).")
+@click.option("--max-length", type=click.IntRange(min=1), help="Most tokens of a prefill call (TensorRT).")
+@json_option
+def build_command(
+    bundle: Path,
+    target: str,
+    layout: str | None,
+    dtype: str | None,
+    sm: tuple[int, ...] | None,
+    capacity: int | None,
+    max_batch: int | None,
+    max_length: int | None,
+    as_json: bool,
+) -> None:
+    """Compile BUNDLE for a target; the result goes to BUNDLE/engines/TARGET.
+
+    \b
+    Example:
+      flextron-export build bundle --target tensorrt-rtx --sm 86,89
+    """
+    from ..targets.build import build
+
+    limits = {"capacity": capacity, "max_batch": max_batch, "max_length": max_length}
+    given = {name: value for name, value in limits.items() if value is not None}
+    record = build(bundle, target, layout=layout, dtype=dtype, sm=sm or (), track=track, **given)
+    if as_json:
+        print_json(record)
+        return
+    click.echo(f"{bundle / 'engines' / target}:")
+    for name, value in record.items():
+        if isinstance(value, (str, int, float)):
+            click.echo(f"  {name}: {value}")

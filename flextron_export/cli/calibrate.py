@@ -1,0 +1,82 @@
+"""`flextron-export calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import (
+    DIRECTORY,
+    integers,
+    json_option,
+    megabytes,
+    print_json,
+    print_table,
+    show_warnings,
+    target_options,
+    track,
+)
+
+
+@click.command("calibrate")
+@click.argument("bundle", type=DIRECTORY)
+@target_options
+@click.option("--contexts", callback=integers, help="Context lengths to measure decoding at, such as 64,256,1024.")
+@click.option("--prompt-lengths", callback=integers, help="Prompt lengths to measure the first token at.")
+@click.option("--repeats", type=click.IntRange(min=1), default=96, show_default=True, help="Measurements of each.")
+@json_option
+def calibrate_command(
+    bundle: Path,
+    target: str,
+    layout: str | None,
+    dtype: str | None,
+    threads: int | None,
+    contexts: tuple[int, ...] | None,
+    prompt_lengths: tuple[int, ...] | None,
+    repeats: int,
+    as_json: bool,
+) -> None:
+    """Measure every budget of BUNDLE on this device and keep the table in the bundle.
+
+    \b
+    Example:
+      flextron-export calibrate bundle --threads 1
+    """
+    from ..runtime.calibrate import CONTEXTS, PROMPT_LENGTHS, calibrate
+
+    show_warnings()
+    table = calibrate(
+        bundle,
+        target=target,
+        layout=layout,
+        dtype=dtype,
+        threads=threads,
+        contexts=contexts or CONTEXTS,
+        prompt_lengths=prompt_lengths or PROMPT_LENGTHS,
+        repeats=repeats,
+        track=track,
+    )
+    if as_json:
+        print_json(table.to_json())
+        return
+    device = table.device
+    where = f"{device.get('gpu') or device['cpu']}, {device['cores']} cores, {device['threads']} threads"
+    costs = table.budgets
+    first = next(iter(costs.values()))
+    columns = ["budget", "parameters"]
+    columns += [f"{p} at {t.tokens}" for t in first.decode for p in ("p50", "p95")]
+    columns += [f"first at {t.tokens}" for t in first.first_token]
+    rows = [
+        [
+            name,
+            f"{cost.parameters:,}",
+            *(f"{value:.2f}" for t in cost.decode for value in (t.p50, t.p95)),
+            *(f"{t.p95:.1f}" for t in cost.first_token),
+            megabytes(cost.memory_bytes(cost.decode[-1].tokens)),
+        ]
+        for name, cost in costs.items()
+    ]
+    title = f"ms per token by context length, ms to the first token by prompt length (p95), {where}"
+    print_table(title, [*columns, "memory"], rows)
+    click.echo(f"device {device['id']}: {table.target}, {table.layout}, {table.dtype}; {repeats} measurements each")

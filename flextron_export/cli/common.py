@@ -1,0 +1,93 @@
+"""What the subcommands share: options, progress on standard error, JSON and tables on standard output."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+DIRECTORY = click.Path(path_type=Path)
+"""A directory argument. Whether it fits is for the verb to say: its message knows the next command."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs on standard output.")
+
+
+def target_options(function: F) -> F:
+    """`--target`, `--layout`, `--dtype` and `--threads`: how a bundle is going to run."""
+    for option in (
+        click.option("--threads", type=click.IntRange(min=1), help="Threads of the target; one per core by default."),
+        click.option("--dtype", help="Precision, such as fp32 or fp16; the target's own choice by default."),
+        click.option(
+            "--layout", help="Graph layout: panels, shared or per-budget; the target's own choice by default."
+        ),
+        click.option("--target", default="onnxruntime-cpu", show_default=True, help="Where it runs."),
+    ):
+        function = option(function)
+    return function
+
+
+def integers(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Callback of an option that takes numbers with commas."""
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 64,256") from None
+
+
+def names(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Callback of an option that may be repeated and may hold several names with commas."""
+    return tuple(part.strip() for text in value for part in text.split(",") if part.strip())
+
+
+def track(items: Collection[T], description: str, /) -> Iterable[T]:
+    """Progress on standard error: a bar on a terminal, one line elsewhere."""
+    if not sys.stderr.isatty():
+        click.echo(f"{description} ...", err=True)
+        return items
+    from rich.console import Console
+    from rich.progress import track as bar
+
+    return bar(items, description, console=Console(stderr=True), transient=True)
+
+
+def show_warnings() -> None:
+    """Let the library's warnings appear as plain lines on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger("flextron_export").handlers = [handler]
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON on standard output."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """A table on standard output; the first column is text, the others are numbers."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    # Without a terminal the width would be cut to 80 and cells folded, which spoils logs.
+    console = Console() if sys.stdout.isatty() else Console(width=160, color_system=None)
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*("–" if cell is None else str(cell) for cell in row))
+    console.print(table, highlight=False, markup=False)
+
+
+def megabytes(count: float) -> str:
+    """Bytes as text in MB."""
+    return f"{count / 1e6:,.1f} MB"

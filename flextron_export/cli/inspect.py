@@ -1,0 +1,113 @@
+"""`flextron-export inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import DIRECTORY, json_option, megabytes, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..bundle.manifest import Bundle
+    from ..elastic.architecture import Architecture
+    from ..elastic.widths import Budget
+
+
+@click.command("inspect")
+@click.argument("path", type=DIRECTORY, metavar="CKPT|BUNDLE")
+@json_option
+def inspect_command(path: Path, as_json: bool) -> None:
+    """Show what an elastic checkpoint or a bundle holds. Sizes of files are checked, hashes are not (`verify` does).
+
+    \b
+    Example:
+      flextron-export inspect bundle
+    """
+    from ..bundle.manifest import MARKER, Bundle
+    from ..elastic.checkpoint import ElasticCheckpoint
+    from ..errors import InputError
+
+    if not path.is_dir():
+        raise InputError(f"There is no directory {path}.", fix="pass an elastic checkpoint or a bundle")
+    opened: Bundle | ElasticCheckpoint
+    if (path / MARKER).is_file():
+        kind, opened = "bundle", Bundle.open(path, hashes=False)
+        more = _bundle(opened)
+    else:
+        kind, opened = "checkpoint", ElasticCheckpoint.open(path)
+        more = {"parent": opened.parent, "sorting": opened.sorting, "training": opened.training}
+    found: dict[str, Any] = {
+        "kind": kind,
+        "path": str(path),
+        "architecture": opened.architecture.to_json(),
+        "candidates": opened.candidates.to_json(),
+        "budgets": [{**b.to_json(), "parameters": b.parameters(opened.architecture)} for b in opened.budgets],
+        **more,
+    }
+    if as_json:
+        print_json(found)
+    else:
+        _show(found, opened.architecture, opened.budgets)
+
+
+def _bundle(bundle: Bundle) -> dict[str, Any]:
+    from ..errors import FlextronError
+    from ..runtime.table import all_tables, content_hash
+
+    tables = []
+    for table in all_tables(bundle):
+        try:
+            fits = table.bundle == content_hash(bundle, table.layout, table.dtype)
+        except FlextronError:  # a layout that this bundle no longer has
+            fits = False
+        about = {"device": table.device["id"], "target": table.target, "layout": table.layout, "dtype": table.dtype}
+        tables.append({**about, "date": table.conditions.get("date"), "fits": fits})
+    engines = {}
+    for record in sorted((bundle.path / "engines").glob("*/engine.json")):
+        try:
+            engines[record.parent.name] = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError:
+            engines[record.parent.name] = {"damaged": True}
+    return {
+        "layouts": {dtype: list(names) for dtype, names in bundle.layouts.items()},
+        "files": {name: record.bytes for name, record in sorted(bundle.files.items())},
+        "engines": engines,
+        "latency": tables,
+        "source": bundle.source,
+    }
+
+
+def _show(found: dict[str, Any], a: Architecture, budgets: tuple[Budget, ...]) -> None:
+    click.echo(f"{found['kind']} {found['path']}")
+    click.echo(
+        f"{a.family}: {a.num_layers} layers, hidden {a.hidden_size}, {a.num_heads} query heads "
+        f"in {a.num_kv_heads} groups, {a.intermediate_size} neurons, vocabulary {a.vocab_size}, {a.max_positions} positions"
+    )
+    rows = []
+    for budget in budgets:
+        loss = None if budget.validation_loss is None else f"{budget.validation_loss:.4f}"
+        widths = _span([w.groups for w in budget.layers]), _span([w.neurons for w in budget.layers])
+        rows.append([budget.name, f"{budget.parameters(a):,}", *widths, loss])
+    print_table("", ["budget", "parameters", "groups", "neurons", "validation loss"], rows)
+    if found["kind"] == "checkpoint":
+        return
+    for dtype, names in found["layouts"].items():
+        click.echo(f"layouts in {dtype}: {', '.join(names)}")
+    size = sum(found["files"].values())
+    click.echo(f"files: {len(found['files'])}, {megabytes(size)}")
+    for target, record in found["engines"].items():
+        about = ", ".join(f"{k} {v}" for k, v in record.items() if isinstance(v, (str, int)))
+        click.echo(f"engine {target}: {about}")
+    for table in found["latency"]:
+        note = "" if table["fits"] else "  (of another content: it is not used)"
+        about = f"{table['target']}, {table['layout']}, {table['dtype']}, {table['date']}"
+        click.echo(f"latency table {table['device']}: {about}{note}")
+
+
+def _span(widths: list[int]) -> str:
+    """Widths of all layers in short: one number if they are the same."""
+    low, high = min(widths), max(widths)
+    return str(low) if low == high else f"{low}–{high}, mean {sum(widths) / len(widths):.1f}"

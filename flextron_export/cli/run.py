@@ -1,0 +1,118 @@
+"""`flextron-export run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from .common import DIRECTORY, json_option, print_json, show_warnings, target_options, track
+
+
+@click.command("run")
+@click.argument("bundle", type=DIRECTORY)
+@click.option("--prompt", help="Text to continue.")
+@click.option("--prompt-file", type=click.File(encoding="utf-8"), help="File with the text to continue; - for input.")
+@click.option(
+    "--latency-target",
+    help="20ms (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or several with commas.",
+)
+@click.option("--budget", help="Run this budget, whatever it costs.")
+@click.option("--best-effort", is_flag=True, help="If no budget meets the target, run the one that comes closest.")
+@click.option(
+    "--calibration",
+    type=click.Choice(["auto", "never", "always"]),
+    default="auto",
+    show_default=True,
+    help="Measure the budgets: once per device, never, or now.",
+)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option(
+    "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token each time."
+)
+@click.option("--top-k", type=int, default=0, help="Choose among the k likeliest tokens; 0 for all.")
+@click.option("--top-p", type=float, default=1.0, help="Choose among the likeliest tokens of this total probability.")
+@click.option("--seed", type=int, help="The same seed, prompt and settings give the same text.")
+@click.option("--ignore-eos", is_flag=True, help="Go on after the model's end-of-text token.")
+@click.option("--no-verify-hashes", is_flag=True, help="Check sizes of the bundle's files only; starts faster.")
+@target_options
+@json_option
+def run_command(
+    bundle: Path,
+    prompt: str | None,
+    prompt_file: TextIO | None,
+    latency_target: str | None,
+    budget: str | None,
+    best_effort: bool,
+    calibration: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int | None,
+    ignore_eos: bool,
+    no_verify_hashes: bool,
+    target: str,
+    layout: str | None,
+    dtype: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Generate text with the best budget of BUNDLE that meets a latency target on this device.
+
+    Text streams to standard output; which budget was picked and why, and the timings, go to standard error.
+
+    \b
+    Example:
+      flextron-export run bundle --latency-target 20ms --prompt "In the beginning" --max-new-tokens 100
+    """
+    from ..bundle.manifest import Bundle
+    from ..runtime.runner import Runner
+    from ..runtime.tokenizer import Tokenizer
+
+    if (prompt is None) == (prompt_file is None):
+        raise click.UsageError("Pass either --prompt or --prompt-file.")
+    show_warnings()
+    opened = Bundle.open(bundle, hashes=not no_verify_hashes)
+    ids = Tokenizer(bundle).encode(prompt_file.read() if prompt_file else prompt or "")
+    context = min(len(ids) + max_new_tokens, opened.architecture.max_positions)
+    with Runner(
+        opened,
+        latency_target,
+        target=target,
+        layout=layout,
+        dtype=dtype,
+        budget=budget,
+        threads=threads,
+        best_effort=best_effort,
+        context=context,
+        calibration=calibration,
+        track=track,
+    ) as runner:
+        if not as_json:
+            click.echo(runner.selection.reason, err=True)
+            for rejected in runner.selection.rejected:
+                click.echo(f"  not {rejected.budget.name}: {rejected.reason}", err=True)
+        pieces = []
+        for piece in runner.generate(ids, max_new_tokens, temperature, top_k, top_p, seed, not ignore_eos):
+            pieces.append(piece)
+            if not as_json:
+                click.echo(piece, nl=False)
+        if as_json:
+            print_json(
+                {"text": "".join(pieces), "selection": runner.selection.to_json(), "timings": runner.timings.to_json()}
+            )
+        else:
+            click.echo()
+            click.echo(_summary(runner), err=True)
+
+
+def _summary(runner: Any) -> str:
+    timings = runner.timings
+    text = f"{timings.tokens} tokens; first after {timings.first_token_ms:.1f} ms"
+    if timings.p95 is not None:
+        text += f", then p50 {timings.p50:.2f} ms and p95 {timings.p95:.2f} ms per token"
+    if timings.met is not None:
+        text += f"; target {'met' if timings.met else 'missed'} in this run ({timings.target})"
+    return text

@@ -1,0 +1,114 @@
+"""Tokens for training: tokenising documents, packing them into sequences, drawing batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import CheckpointError, InputError
+from ..files import write_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+END = "<|endoftext|>"
+"""Token after every document, in the tokenizers this package makes."""
+
+MARKER = "pretraining.json"
+"""File in the model directories this package makes from nothing: how they were made."""
+
+
+def load_tokenizer(directory: str | Path) -> Tokenizer:
+    """The tokenizer of a model directory.
+
+    Raises:
+        CheckpointError: tokenizer.json is missing or damaged.
+    """
+    from tokenizers import Tokenizer
+
+    path = Path(directory) / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{directory} has no tokenizer.json.",
+            cause="the model comes with a slow tokenizer only",
+            fix=f"load it with transformers' AutoTokenizer and save_pretrained it into {directory}",
+        )
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise CheckpointError(f"{path} is damaged: {error}.", fix="copy it again") from error
+
+
+def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
+    """Write tokenizer.json, and beside it what transformers' AutoTokenizer needs."""
+    tokenizer.save(str(directory / "tokenizer.json"))
+    write_json(
+        directory / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "clean_up_tokenization_spaces": False},
+    )
+
+
+def pack(
+    documents: Sequence[str], tokenizer: Tokenizer, length: int, vocab_size: int, end: int | None = None
+) -> np.ndarray:
+    """Tokenise documents, join them, and cut the result into sequences; what does not fill the last one is dropped.
+
+    Args:
+        length: tokens per sequence.
+        vocab_size: number of rows of the model's embedding.
+        end: token put after every document, or None.
+
+    Returns:
+        int64 [sequences, length].
+
+    Raises:
+        InputError: the text is shorter than one sequence, or has tokens that the model does not know.
+    """
+    suffix = [] if end is None else [end]
+    ids = [i for encoding in tokenizer.encode_batch(list(documents)) for i in (*encoding.ids, *suffix)]
+    tokens = np.asarray(ids, np.int64)
+    if len(tokens) < length:
+        raise InputError(
+            f"The text is too short: it has {len(tokens)} tokens, one sequence needs {length}.",
+            cause="too little text is left after some was held out for validation",
+            fix="pass more text, or a shorter --length",
+        )
+    if tokens.max() >= vocab_size:
+        raise InputError(
+            f"The text has token {tokens.max()}, but the model knows only {vocab_size} tokens.",
+            cause="tokenizer.json belongs to another model, or tokens were added to it",
+            fix="use the tokenizer that the model was trained with",
+        )
+    return tokens[: len(tokens) // length * length].reshape(-1, length)
+
+
+def spread(tokens: np.ndarray, sequences: int) -> np.ndarray:
+    """At most that many sequences, evenly spread over the text: its start alone may be easier than the rest."""
+    if len(tokens) <= sequences:
+        return tokens
+    return tokens[np.linspace(0, len(tokens) - 1, sequences).round().astype(int)]
+
+
+def batches(tokens: np.ndarray, batch: int, length: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield random windows forever, the same for the same seed.
+
+    Args:
+        tokens: int64 of any shape, read as one text.
+
+    Yields:
+        int64 [batch, length + 1]: inputs, and the same tokens one place further as targets.
+    """
+    text = tokens.reshape(-1)
+    if len(text) <= length:
+        raise InputError(
+            f"The text is too short: it has {len(text)} tokens, one training sequence needs {length + 1}.",
+            fix="pass more text, or a shorter --length",
+        )
+    random = np.random.default_rng(seed)
+    offsets = np.arange(length + 1)
+    while True:
+        yield text[random.integers(0, len(text) - length, batch)[:, None] + offsets]

@@ -1,0 +1,47 @@
+"""How good a sub-network is: validation loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..elastic.architecture import Architecture
+from ..elastic.model import narrowed
+from ..elastic.widths import Budget
+from .environment import autocast, training_attention
+
+
+def validation_loss(
+    model: Any,
+    architecture: Architecture,
+    budget: Budget,
+    tokens: np.ndarray,
+    *,
+    batch: int = 16,
+    precision: str = "fp32",
+) -> float:
+    """Mean negative log-likelihood of the next token, in nats.
+
+    Args:
+        model: Hugging Face causal LM.
+        budget: the sub-network to measure.
+        tokens: int64 [sequences, length]; all but the first token of each sequence are predicted.
+        batch: sequences per forward pass.
+        precision: see `environment.autocast`.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    total = 0.0
+    with (
+        torch.inference_mode(),
+        narrowed(model, architecture, budget),
+        training_attention(model, tokens.shape[1]),
+        autocast(model.device, precision),
+    ):
+        for start in range(0, len(tokens), batch):
+            ids = torch.from_numpy(tokens[start : start + batch]).to(model.device)
+            logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+            total += cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum").item()
+    return total / (tokens.shape[0] * (tokens.shape[1] - 1))

@@ -1,0 +1,66 @@
+"""Progress of training on standard error: a bar on a terminal, a line every tenth of the way elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Report(Protocol):
+    """Called after every step with the number of the step (from 1) and its loss in nats per token."""
+
+    def __call__(self, step: int, loss: float, /) -> None: ...
+
+
+@contextmanager
+def training_progress(description: str, steps: int, tokens_per_step: int, enabled: bool = True) -> Iterator[Report]:
+    """Yield a `Report` that shows loss, tokens per second and the time left."""
+    if not enabled:
+        yield lambda step, loss, /: None
+    elif sys.stderr.isatty():
+        with _bar(description, steps, tokens_per_step) as report:
+            yield report
+    else:
+        yield _lines(description, steps, tokens_per_step)
+
+
+def _lines(description: str, steps: int, tokens_per_step: int) -> Report:
+    start = time.monotonic()
+
+    def report(step: int, loss: float, /) -> None:
+        if step * 10 // steps != (step - 1) * 10 // steps:
+            speed = step * tokens_per_step / max(time.monotonic() - start, 1e-9)
+            left = (steps - step) * tokens_per_step / speed
+            print(
+                f"{description}: step {step}/{steps}, loss {loss:.3f}, {speed:,.0f} tokens/s, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return report
+
+
+@contextmanager
+def _bar(description: str, steps: int, tokens_per_step: int) -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=steps, state="")
+        start = time.monotonic()
+
+        def report(step: int, loss: float, /) -> None:
+            speed = step * tokens_per_step / max(time.monotonic() - start, 1e-9)
+            bar.update(task, completed=step, state=f"loss {loss:.3f}, {speed:,.0f} tokens/s")
+
+        yield report

@@ -41,16 +41,18 @@ class GraphBuilder:
         self.outputs.append(value)
 
     def op(self, kind: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        """One node with one output."""
+        """One node with one output; absent inputs at the end are left out, as some parsers do not take empty names."""
+        while inputs and inputs[-1] is None:
+            inputs = inputs[:-1]
         value = self._tapes[-1].op(kind, inputs, attributes or None)
         value.name = self._unique(kind)
         return value
 
-    def at_top(self, kind: str, *inputs: ir.Value) -> ir.Value:
+    def at_top(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         """One node of the outermost graph, made once for the same inputs, wherever it is asked for."""
         key = (kind, *(v.name for v in inputs))
         if key not in self._top:
-            value = self._tapes[0].op(kind, inputs)
+            value = self._tapes[0].op(kind, inputs, attributes or None)
             value.name = self._unique(kind)
             self._top[key] = value
         return self._top[key]

@@ -14,7 +14,7 @@ from ..elastic.safetensors import SafetensorsFile
 from ..elastic.widths import Budget, Candidates
 from .builder import INT64, GraphBuilder
 from .contract import CACHE_NAMES
-from .layouts import Panels, Prefix, budget_weights, input_weights
+from .layouts import FixedPanels, Panels, Prefix, budget_weights, input_weights
 
 
 def build_graph(
@@ -47,12 +47,14 @@ def build_graph(
     }
     caches = {name: g.input(name, shape) for name, shape in cache_shape.items()}
     if layout == "panels":
-        layers: Prefix = Panels(g, architecture, candidates, weights)
+        # fp16 is for GPUs, fp32 for ONNX Runtime on CPU: TensorRT has no fp32 attention.
+        panels = Panels if dtype == "fp32" else FixedPanels
+        layers: Prefix = panels(g, architecture, candidates, weights)
     elif layout == "shared":
         layers = Prefix(g, architecture, input_weights(g, architecture))
     else:
         layers = Prefix(g, architecture, budget_weights(g, architecture, weights, budget))
-    logits = _forward(g, architecture, layers, tokens, caches)
+    logits = _forward(g, architecture, layers, tokens, caches, budget if layout == "per-budget" else None)
     g.output(logits, "logits", ("N", architecture.vocab_size), ir.DataType.FLOAT)
     for name, shape in cache_shape.items():
         g.output(caches[name], f"{name}.out", shape)
@@ -60,33 +62,44 @@ def build_graph(
 
 
 def _forward(
-    g: GraphBuilder, a: Architecture, layers: Prefix, tokens: dict[str, ir.Value], caches: dict[str, ir.Value]
+    g: GraphBuilder,
+    a: Architecture,
+    layers: Prefix,
+    tokens: dict[str, ir.Value],
+    caches: dict[str, ir.Value],
+    budget: Budget | None,
 ) -> ir.Value:
-    """Logits float32 [N, vocab]; `caches` is changed to hold the updated caches."""
-    heads_shape = g.op(
-        "Concat", g.op("Shape", tokens["ids"]), g.constant([-1, a.head_dim]), axis=0
-    )  # [B, S, -1, head_dim]
+    """Logits float32 [N, vocab]; `caches` is changed to hold the updated caches. Head counts are constants if `budget` is given."""
     mask = _mask(g, tokens["positions"], caches["k.0"])
     cos, sin = _rotary(g, a, tokens["positions"])
+    batch_and_length = g.op("Shape", tokens["ids"])
 
     def norm(x: ir.Value, name: str) -> ir.Value:
         return g.op("RMSNormalization", x, layers.weight(name), axis=-1, epsilon=a.norm_eps)
 
-    def heads(x: ir.Value) -> ir.Value:  # [T, n x head_dim] -> [B, n, S, head_dim]
-        return g.op("Transpose", g.op("Reshape", x, heads_shape), perm=[0, 2, 1, 3])
+    def split(x: ir.Value, heads: int) -> ir.Value:  # [T, heads x head_dim] -> [B, heads, S, head_dim]
+        shape = g.at_top("Concat", batch_and_length, g.constant([heads, a.head_dim]), axis=0)
+        return g.op("Transpose", g.op("Reshape", x, shape), perm=[0, 2, 1, 3])
+
+    def join(x: ir.Value, heads: int) -> ir.Value:  # [B, heads, S, head_dim] -> [T, heads x head_dim]
+        if heads > 0:
+            shape = g.constant([-1, heads * a.head_dim])
+        else:
+            width = g.op("Mul", g.op("Shape", x, start=1, end=2), g.constant([a.head_dim]))
+            shape = g.op("Concat", g.constant([-1]), width, axis=0)
+        return g.op("Reshape", g.op("Transpose", x, perm=[0, 2, 1, 3]), shape)
 
     x = g.op("Gather", layers.weight("embedding"), g.op("Reshape", tokens["ids"], g.constant([-1])))  # [T, hidden]
     for i in range(a.num_layers):
-        q, k, v = (heads(y) for y in layers.query_key_value(i, norm(x, f"layers.{i}.attention_norm")))
+        key_heads = budget.layers[i].groups if budget else -1  # -1: read from the tensor
+        query_heads = key_heads * a.heads_per_group if budget else -1
+        q, k, v = layers.query_key_value(i, norm(x, f"layers.{i}.attention_norm"))
+        q, k, v = split(q, query_heads), split(k, key_heads), split(v, key_heads)
         q, k = (g.op("RotaryEmbedding", y, cos, sin) for y in (q, k))
         for name, new in (("k", k), ("v", v)):
             caches[f"{name}.{i}"] = g.op("TensorScatter", caches[f"{name}.{i}"], new, tokens["write"], axis=2)
         attended = g.op("Attention", q, caches[f"k.{i}"], caches[f"v.{i}"], mask)
-        # [B, heads, S, head_dim] -> [T, heads x head_dim]; the heads are counted, so that T may be left to infer.
-        attended = g.op("Transpose", attended, perm=[0, 2, 1, 3])
-        width = g.op("Mul", g.op("Shape", q, start=1, end=2), g.constant([a.head_dim]))
-        attended = g.op("Reshape", attended, g.op("Concat", g.constant([-1]), width, axis=0))
-        x = layers.attention_output(i, attended, x)
+        x = layers.attention_output(i, join(attended, query_heads), x)
         x = layers.ffn(i, norm(x, f"layers.{i}.ffn_norm"), x)
     last = norm(g.op("Gather", x, tokens["rows"], axis=0), "norm")  # the LM head runs only where asked
     logits = g.op("Gemm", last, layers.weight("embedding" if a.tied else "lm_head"), transB=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
 import onnx_ir as ir
 
 from ..elastic.architecture import Architecture
@@ -145,6 +146,57 @@ class Panels(Prefix):
         values = self.candidates.neurons if kind == "neurons" else self.candidates.groups
         start, stop = (rows(self.a, kind, LayerWidth(n, n)) for n in (values[b - 1] if b else 0, values[b]))
         return start, stop
+
+
+class FixedPanels(Panels):
+    """Panels as TensorRT takes them: every branch of an `If` has the same shape, so an unwanted panel gives zeros.
+
+    Projections are joined at full width and cut to the groups of the cache, whose number each optimisation profile fixes; the
+    attended heads are padded with zeros to full width again.
+    """
+
+    def query_key_value(self, i: int, x: ir.Value) -> Values:
+        pieces = [tuple(self.panel_linear(i, name, x, 0, self.a.attention_bias) for name in "qkv")]
+        for b in range(1, len(self.candidates.groups)):
+            pieces.append(
+                self.g.cond(
+                    self.reaches("groups", i, b),
+                    lambda b=b: tuple(self.panel_linear(i, name, x, b, self.a.attention_bias) for name in "qkv"),  # type: ignore[misc]
+                    lambda b=b: tuple(self.zeros(x, self.panel(f"layers.{i}.{name}", b).shape[0]) for name in "qkv"),  # type: ignore[misc]
+                )
+            )
+        groups = self.g.op("Shape", next(v for v in self.g.inputs if v.name == f"k.{i}"), start=1, end=2)
+        whole = (self.g.op("Concat", *p, axis=-1) if len(p) > 1 else p[0] for p in zip(*pieces, strict=True))
+        per_group = (self.a.heads_per_group * self.a.head_dim, self.a.head_dim, self.a.head_dim)
+        return tuple(
+            self.g.op("Slice", y, self.g.constant([0]), self.g.op("Mul", groups, self.g.constant([n])), self.g.constant([1]))
+            for y, n in zip(whole, per_group, strict=True)
+        )
+
+    def attention_output(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
+        full = self.g.constant([self.a.num_heads * self.a.head_dim])
+        missing = self.g.op("Sub", full, self.g.op("Shape", x, start=1, end=2))
+        return super().attention_output(i, self.g.op("Concat", x, self.zeros(x, missing), axis=-1), residual)
+
+    def nest(
+        self, kind: str, i: int, panel: Callable[[int, State], State], before: State, finish: Callable[[State], Values]
+    ) -> Values:
+        """The panels in a row: TensorRT does not compile an `If` inside an `If`."""
+        state = panel(0, before)
+        for b in range(1, len(getattr(self.candidates, kind))):
+            state = self.g.cond(  # type: ignore[assignment]
+                self.reaches(kind, i, b),
+                lambda b=b, state=state: finish(panel(b, state)),  # type: ignore[misc]
+                lambda state=state: finish(state),  # type: ignore[misc]
+            )[0]
+        return finish(state)
+
+    def zeros(self, like: ir.Value, columns: int | ir.Value) -> ir.Value:
+        """Zeros [T, columns]."""
+        count = self.g.constant([columns]) if isinstance(columns, int) else columns
+        shape = self.g.op("Concat", self.g.op("Shape", like, start=0, end=1), count, axis=0)
+        zero = ir.tensor(np.zeros(1, self.g.float.numpy()))
+        return self.g.op("ConstantOfShape", shape, value=zero)
 
 
 def file_weights(g: GraphBuilder, weights: SafetensorsFile) -> Weight:

@@ -1,0 +1,36 @@
+"""A tiny random model, a text and an elastic checkpoint of them, made once per test session."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+WORDS = ("the", "king", "went", "up", "to", "a", "city", "and", "his", "people", "saw", "that", "river", "was", "wide")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face directory: Llama with 2 layers, 4 KV groups of 2 heads, 128 neurons."""
+    from flextron_export.training.tiny import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 documents of 60 words each."""
+    draw = random.Random(0)
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n\n".join(" ".join(draw.choices(WORDS, k=60)) for _ in range(40)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_model_dir: Path, tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as an elastic checkpoint, sorted but not trained."""
+    from flextron_export.training.elastify import elastify
+
+    out = tmp_path_factory.mktemp("tiny") / "elastic"
+    return elastify(tiny_model_dir, [tiny_text], out, tokens=0, length=32, progress=False).path

@@ -1,0 +1,137 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flextron_export.elastic.architecture import Architecture, read_config
+from flextron_export.elastic.widths import Candidates, LayerWidth
+from flextron_export.errors import FlextronError, InputError
+from flextron_export.training.elastic import TrainingSettings, full_only, full_smallest_random, train
+from flextron_export.training.evaluate import validation_loss
+
+TEXT = np.tile(np.random.default_rng(0).integers(0, 260, 50), 40).reshape(-1, 50)  # easy to learn: 50 tokens, repeated
+SETTINGS = TrainingSettings(tokens=1024, batch=4, length=16, learning_rate=3e-3, loss="ce", threads=1)
+
+
+@pytest.fixture
+def model(tiny_model_dir: Path) -> Any:
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM.from_pretrained(tiny_model_dir)
+
+
+@pytest.fixture(scope="module")
+def architecture(tiny_model_dir: Path) -> Architecture:
+    return Architecture.from_config(read_config(tiny_model_dir))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_plain_training_reduces_the_loss(model: Any, architecture: Architecture, optimizer: str) -> None:
+    settings = replace(SETTINGS, optimizer=optimizer)
+    losses = train(model, architecture, TEXT, settings, full_only(architecture), progress=False)
+    assert len(losses) == settings.steps == 16
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_elastic_training_improves_every_budget(model: Any, architecture: Architecture) -> None:
+    candidates = Candidates.default(architecture)
+    budgets = candidates.uniform_budgets(architecture)
+    before = [validation_loss(model, architecture, b, TEXT) for b in budgets]
+    train(model, architecture, TEXT, SETTINGS, full_smallest_random(architecture, candidates), progress=False)
+    after = [validation_loss(model, architecture, b, TEXT) for b in budgets]
+    assert all(a < b - 0.3 for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("loss", ["distill", "mix"])
+def test_distillation_follows_the_original(model: Any, architecture: Architecture, loss: str) -> None:
+    teacher = copy.deepcopy(model).requires_grad_(False)
+    candidates = Candidates.default(architecture)
+    settings = replace(SETTINGS, loss=loss, learning_rate=1e-3)
+    losses = train(
+        model,
+        architecture,
+        TEXT,
+        settings,
+        full_smallest_random(architecture, candidates),
+        teacher=teacher,
+        progress=False,
+    )
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_distillation_of_the_full_model_starts_at_zero(model: Any, architecture: Architecture) -> None:
+    teacher = copy.deepcopy(model).requires_grad_(False)
+    settings = replace(SETTINGS, tokens=1, loss="distill", precision="fp32")
+    assert (
+        train(model, architecture, TEXT, settings, full_only(architecture), teacher=teacher, progress=False)[0] < 1e-5
+    )
+
+
+def test_the_same_seed_gives_the_same_weights(model: Any, architecture: Architecture) -> None:
+    import torch
+
+    candidates = Candidates.default(architecture)
+    models = [copy.deepcopy(model) for _ in range(3)]
+    for trained, seed in zip(models, (1, 1, 2), strict=True):
+        settings = replace(SETTINGS, tokens=256, seed=seed)
+        train(trained, architecture, TEXT, settings, full_smallest_random(architecture, candidates), progress=False)
+    first, same, other = (torch.cat([p.detach().flatten() for p in m.parameters()]) for m in models)
+    assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+def test_random_budgets_are_drawn_per_layer_from_the_candidates(architecture: Architecture) -> None:
+    candidates = Candidates.default(architecture)
+    sampler = full_smallest_random(architecture, candidates)
+    random = np.random.default_rng(0)
+    drawn = [sampler(random) for _ in range(200)]
+    assert all(full == architecture.full_budget() for full, _, _ in drawn)
+    assert {w for _, small, _ in drawn for w in small.layers} == {LayerWidth(2, 32)}
+    pairs = [(w.groups, w.neurons) for _, _, draw in drawn for w in draw.layers]
+    assert set(pairs) == {(g, n) for g in candidates.groups for n in candidates.neurons}
+    assert any(len(set(draw.layers)) == 2 for _, _, draw in drawn)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(model: Any, architecture: Architecture) -> None:
+    import torch
+
+    settings = replace(SETTINGS, learning_rate=1e30, clip=1e30, warmup=0)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(FlextronError, match=r"diverged at step 2 of 16(.|\n)*--learning-rate"):
+        train(model, architecture, TEXT, settings, full_only(architecture), progress=False)
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_zero_tokens_train_nothing(model: Any, architecture: Architecture) -> None:
+    assert train(model, architecture, TEXT, replace(SETTINGS, tokens=0), full_only(architecture), progress=False) == []
+
+
+def test_every_bad_setting_is_named_at_once() -> None:
+    bad = TrainingSettings(
+        -1, batch=0, length=1, learning_rate=float("nan"), loss="x", optimizer="y", threads=0, warmup=2
+    )
+    with pytest.raises(InputError) as error:
+        bad.validate()
+    for name in ("tokens", "batch", "length", "learning_rate", "loss", "optimizer", "threads", "warmup"):
+        assert f"{name} is" in str(error.value)
+
+
+def test_distillation_without_a_teacher_is_refused(model: Any, architecture: Architecture) -> None:
+    with pytest.raises(InputError, match="teacher"):
+        train(model, architecture, TEXT, replace(SETTINGS, loss="distill"), full_only(architecture))
+
+
+def test_progress_without_a_terminal_is_a_line_every_tenth(
+    model: Any, architecture: Architecture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(model, architecture, TEXT, SETTINGS, full_only(architecture), description="plain")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1].startswith("plain: step 16/16, loss ") and "tokens/s" in lines[-1]

@@ -44,8 +44,8 @@ class Sampling:
         if 0 < self.top_k < len(logits):
             tokens = np.argpartition(logits, -self.top_k)[-self.top_k :]
             logits = logits[tokens]
-        scaled = (logits - logits.max()).astype(np.float64) / self.temperature
-        odds = np.exp(scaled)
+        logits = logits.astype(np.float64)
+        odds = np.exp((logits - logits.max()) / self.temperature)
         odds /= odds.sum()
         # Sorted also without top-p: one draw then picks the same token whatever order the partition left.
         order = np.argsort(-odds, kind="stable")

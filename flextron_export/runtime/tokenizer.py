@@ -71,7 +71,7 @@ class Tokenizer:
         for token in ids:
             window.append(token)
             text = self.decode(window)
-            waiting += 1
+            waiting = waiting + 1 if text.endswith(_INCOMPLETE) else 0
             ready = len(text) if waiting >= _LONGEST_CHARACTER else len(text.rstrip(_INCOMPLETE))
             if ready > emitted:
                 yield text[emitted:ready]

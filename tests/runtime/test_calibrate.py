@@ -1,0 +1,131 @@
+"""Calibration on a real bundle: what the table holds, where it lies, and when it is used."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from flextron_export import Runner, calibrate
+from flextron_export.bundle.manifest import Bundle
+from flextron_export.errors import InputError
+from flextron_export.runtime.device import fingerprint
+from flextron_export.runtime.table import LatencyTable, all_tables, content_hash, interpolate
+
+QUICK = {"threads": 1, "contexts": (8, 100), "prompt_lengths": (4, 30), "repeats": 6}
+
+
+def load(bundle, threads=1):
+    return LatencyTable.load(bundle, fingerprint("onnxruntime-cpu", threads)["id"], "onnxruntime-cpu", "panels", "fp32")
+
+
+def test_the_table_is_stored_for_this_device_and_read_back(bundle):
+    assert load(bundle) is None
+    table = calibrate(bundle.path, **QUICK)
+    assert load(bundle) == table
+    name = f"{table.device['id']}.onnxruntime-cpu.panels.fp32.json"
+    assert [p.name for p in (bundle.path / "latency").iterdir()] == [name]
+    assert load(bundle, threads=2) is None  # another setting is another device
+
+
+def test_every_budget_is_measured_at_every_length(bundle):
+    table = calibrate(bundle, **QUICK)
+    assert list(table.budgets) == [b.name for b in bundle.budgets]
+    for budget in bundle.budgets:
+        cost = table.budgets[budget.name]
+        assert [(t.tokens, t.samples) for t in cost.decode] == [(8, 6), (100, 6)]
+        assert [t.tokens for t in cost.first_token] == [4, 30]
+        for timing in (*cost.decode, *cost.first_token):
+            assert 0 < timing.p50 <= timing.p95 <= timing.p99
+        assert cost.parameters == budget.parameters(bundle.architecture)
+        # fp32 keys and values of every group of every layer
+        assert cost.cache_bytes == 4 * 2 * bundle.architecture.head_dim * sum(w.groups for w in budget.layers)
+    widest, narrowest = (table.budgets[b.name] for b in (bundle.budgets[0], bundle.budgets[-1]))
+    assert widest.memory_bytes(100) > narrowest.memory_bytes(100) > 0
+
+
+def test_the_table_says_how_it_was_measured(bundle):
+    table = calibrate(bundle, **QUICK)
+    assert table.device["threads"] == 1 and table.device["cores"] >= 1
+    assert set(table.device["libraries"]) == {"onnxruntime"}
+    assert table.conditions["repeats"] == 6 and len(table.conditions["load_average"]) == 2
+    assert table.conditions["date"].endswith("+00:00")
+
+
+def test_lengths_beyond_the_model_are_cut(bundle):
+    table = calibrate(bundle, threads=1, contexts=(4096,), prompt_lengths=(512, 1024), repeats=3)
+    cost = table.budgets["full"]
+    most = bundle.architecture.max_positions
+    assert [t.tokens for t in cost.decode] == [most] and [t.tokens for t in cost.first_token] == [most]
+
+
+@pytest.mark.parametrize("bad", [{"contexts": ()}, {"contexts": (0,)}, {"prompt_lengths": (-1,)}, {"repeats": 0}])
+def test_settings_that_measure_nothing_are_refused(bundle, bad):
+    with pytest.raises(InputError):
+        calibrate(bundle, **{**QUICK, **bad})
+
+
+def test_a_table_of_another_content_is_not_used(bundle):
+    calibrate(bundle, **QUICK)
+    manifest = bundle.path / "manifest.json"
+    value = json.loads(manifest.read_text())
+    value["budgets"].pop()
+    manifest.write_text(json.dumps(value))
+    changed = Bundle.open(bundle.path)
+    assert load(changed) is None
+    assert len(all_tables(changed)) == 1  # it is still there to be shown
+    with pytest.raises(InputError, match="no measurements"):
+        Runner(changed, "5s", threads=1, calibration="never")
+
+
+def test_the_content_hash_depends_on_weights_graphs_and_widths(bundle):
+    hashes = {content_hash(bundle, layout, "fp32") for layout in ("panels", "shared", "per-budget")}
+    for name in ("weights.fp32.safetensors", "graphs/panels.fp32.onnx"):
+        files = {**bundle.files, name: replace(bundle.files[name], sha256="0" * 64)}
+        hashes.add(content_hash(replace(bundle, files=files), "panels", "fp32"))
+    narrower = tuple(replace(b, layers=bundle.budgets[-1].layers) for b in bundle.budgets)
+    hashes.add(content_hash(replace(bundle, budgets=narrower), "panels", "fp32"))
+    assert len(hashes) == 6
+    # Better training data about the same widths changes no latency.
+    losses = tuple(replace(b, validation_loss=2.0) for b in bundle.budgets)
+    assert content_hash(replace(bundle, budgets=losses), "panels", "fp32") in hashes
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "flextron-latency", "version": 99}', '{"format": 3}'])
+def test_a_damaged_table_counts_as_none_and_is_replaced(bundle, text):
+    table = calibrate(bundle, **QUICK)
+    table.path(bundle).write_text(text)
+    assert load(bundle) is None and all_tables(bundle) == []
+    assert load(bundle) is None
+    calibrate(bundle, **QUICK)
+    assert load(bundle) is not None
+
+
+def test_a_bundle_that_cannot_be_written_keeps_the_table_in_memory(bundle, caplog):
+    (bundle.path / "latency").write_text("not a directory")
+    table = calibrate(bundle, **QUICK)
+    assert table.budgets["full"].decode
+    assert "in memory only" in caplog.text
+
+
+def test_two_processes_at_once_leave_a_whole_table(bundle):
+    code = (
+        "import sys; from flextron_export import calibrate\n"
+        "for _ in range(4): calibrate(sys.argv[1], threads=1, contexts=(8,), prompt_lengths=(4,), repeats=3)"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code, str(bundle.path)], stderr=subprocess.PIPE) for _ in "ab"]
+    for process in running:
+        assert process.communicate(timeout=120)[1] == b""
+        assert process.returncode == 0
+    assert load(bundle) is not None
+    assert len(list((bundle.path / "latency").iterdir())) == 1  # no temporary file is left
+
+
+def test_interpolation():
+    points = [(10, 1.0), (20, 3.0), (40, 4.0)]
+    assert [interpolate(points, n) for n in (1, 10, 15, 20, 30, 40, 60)] == [1, 1, 2, 3, 3.5, 4, 5]
+    assert interpolate([(10, 2.0)], 99) == 2.0
+    assert interpolate([(10, 2.0), (20, 1.0)], 99) == 1.0
+    with pytest.raises(InputError):
+        interpolate([], 5)

@@ -1,0 +1,142 @@
+"""The binding plan: which engine and profile serve a call, and the shape and place of every tensor. Pure functions.
+
+The weights of layout `shared` lie in one device buffer, whole; a budget binds the same addresses with fewer rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...bundle.manifest import Bundle
+from ...elastic.widths import Budget
+from ...errors import TargetError
+from ...graph.contract import StepShape, cache_names, cache_shapes, choices, input_shapes, weight_shapes
+from .profiles import Shape
+from .record import EngineRecord
+
+ALIGNMENT = 256
+"""Bytes to which TensorRT wants every address aligned."""
+
+ITEM_BYTES = {"fp16": 2, "fp32": 4}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Places in one device buffer: name -> byte offset, and the size of the whole."""
+
+    offsets: dict[str, int]
+    bytes: int
+
+    @classmethod
+    def of(cls, sizes: Iterable[tuple[str, int]]) -> Layout:
+        """Tensors one behind the other, each aligned; `sizes` gives name and bytes."""
+        offsets, end = {}, 0
+        for name, size in sizes:
+            offsets[name] = end
+            end += -(-size // ALIGNMENT) * ALIGNMENT
+        return cls(offsets, end)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Everything one call sets on an execution context.
+
+    Attributes:
+        plan: file name of the engine.
+        profile: index of the optimisation profile.
+        shapes: shape of every input.
+        logits: shape of the logits, float32.
+        weights: weight inputs, to be bound at their offsets in the weights' buffer.
+        choices: candidate index of every choice input (`panels`), int64 scalars.
+        in_place: cache input -> the output bound to the same address.
+    """
+
+    plan: str
+    profile: int
+    shapes: dict[str, Shape]
+    logits: Shape
+    weights: tuple[str, ...]
+    choices: dict[str, int]
+    in_place: dict[str, str]
+
+
+def bind(bundle: Bundle, record: EngineRecord, budget: Budget, step: StepShape) -> Binding:
+    """The binding plan of one call.
+
+    Raises:
+        TargetError: the engine was built for less than the call asks.
+    """
+    limits = (
+        ("sequences", step.batch, record.max_batch, "--max-batch"),
+        ("tokens per sequence", step.length, record.max_length, "--max-length"),
+        ("rows of logits", step.rows, record.max_batch, "--max-batch"),
+    )
+    for what, asked, most, option in limits:
+        if asked > most:
+            raise TargetError(
+                f"The engine takes up to {most} {what}, not {asked}.", fix=f"{record.rebuild} {option} {asked}"
+            )
+    a = bundle.architecture
+    plan = record.plan(budget.name, step.capacity)
+    phase = "decode" if step.length == 1 else "prefill"
+    return Binding(
+        plan.file,
+        plan.profiles[budget.name][phase],
+        dict(input_shapes(record.layout, a, bundle.candidates, budget, step)),
+        (step.rows, a.vocab_size),
+        tuple(weight_shapes(a, budget)) if record.layout == "shared" else (),
+        choices(bundle.candidates, budget) if record.layout == "panels" else {},
+        {name: f"{name}.out" for name in cache_names(a)},
+    )
+
+
+def cache_layout(bundle: Bundle, dtype: str, budget: Budget, batch: int, capacity: int) -> Layout:
+    """Places of the KV caches of one batch in one buffer."""
+    shapes: Mapping[str, Shape] = cache_shapes(bundle.architecture, budget, batch, capacity)
+    return Layout.of((name, int(np.prod(shape)) * ITEM_BYTES[dtype]) for name, shape in shapes.items())
+
+
+def fitting_capacity(record: EngineRecord, tokens: int) -> int:
+    """The smallest capacity there are engines for that holds `tokens`; TargetError if none does."""
+    for capacity in record.capacities:
+        if capacity >= tokens:
+            return capacity
+    most = record.capacities[-1]
+    raise TargetError(
+        f"The engine was built for up to {most} tokens per sequence, not {tokens}.",
+        fix=f"{record.rebuild} --capacity {tokens}",
+    )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a prompt that one call takes.
+
+    Attributes:
+        start, stop: its tokens within each sequence.
+        rows: flattened positions within the piece whose logits are wanted; one that nobody wants rather than none.
+        into: where these logits go among the rows of the whole call; empty if nobody wants them.
+    """
+
+    start: int
+    stop: int
+    rows: tuple[int, ...]
+    into: tuple[int, ...]
+
+
+def pieces(length: int, rows: Iterable[int], max_length: int) -> list[Piece]:
+    """Cut a call of `length` tokens per sequence into calls of at most `max_length`.
+
+    Args:
+        rows: flattened positions (sequence x length + token) whose logits are wanted.
+    """
+    wanted = [(i, *divmod(int(row), length)) for i, row in enumerate(rows)]
+    cut = []
+    for start in range(0, length, max_length):
+        stop = min(start + max_length, length)
+        here = [(i, b * (stop - start) + t - start) for i, b, t in wanted if start <= t < stop]
+        cut.append(Piece(start, stop, tuple(r for _, r in here) or (0,), tuple(i for i, _ in here)))
+    return cut

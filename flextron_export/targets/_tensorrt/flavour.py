@@ -1,0 +1,95 @@
+"""The two TensorRT libraries and the few ways in which they differ."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from ...errors import InputError, MissingDependencyError, TargetError
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One of the libraries.
+
+    Attributes:
+        target: name of the target, and of the extra that installs the library.
+        module: Python module to import.
+        title: its name in messages.
+        minimum: first version whose parser knows TensorScatter, Attention, RotaryEmbedding and RMSNormalization.
+        ahead_of_time: compiles without a GPU, for devices that are named; otherwise for the GPU that is there.
+        reach: compute capabilities an ahead-of-time engine runs on if none are named.
+    """
+
+    target: str
+    module: str
+    title: str
+    minimum: tuple[int, int]
+    ahead_of_time: bool
+    reach: tuple[int, ...] = ()
+
+    def load(self) -> Any:
+        """The library.
+
+        Raises:
+            MissingDependencyError: it is not installed; the message names the extra.
+            TargetError: it is too old.
+        """
+        try:
+            library = import_module(self.module)
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"{self.title} is not installed: {error}.",
+                cause=None if self.ahead_of_time else "it comes with JetPack, or from NVIDIA's package index",
+                fix=f"pip install 'flextron-export[{self.target}]'",
+            ) from error
+        if version_numbers(library.__version__) < self.minimum:
+            needed = ".".join(map(str, self.minimum))
+            raise TargetError(
+                f"{self.title} {library.__version__} lacks operators of our graphs; {needed} or newer has them.",
+                cause="JetPack before 7.2" if not self.ahead_of_time else None,
+                fix=f"upgrade it, or use --target {'onnxruntime-cpu' if self.ahead_of_time else 'tensorrt-rtx'}",
+            )
+        return library
+
+    def set_devices(self, library: Any, config: Any, sm: tuple[int, ...]) -> tuple[int, ...]:
+        """Tell the builder for which compute capabilities to compile; return those the engine will run on.
+
+        Raises:
+            InputError: this library takes no list.
+            TargetError: it cannot compile for one of them; the message says which target can.
+        """
+        if not sm:
+            # Left alone, the builder makes a portable engine for `reach`.
+            return self.reach
+        if not self.ahead_of_time:
+            raise InputError(
+                f"Target {self.target} takes no compute capabilities.",
+                cause="it compiles for the GPU it runs on",
+                fix="leave out --sm",
+            )
+        known = sorted(int(name[2:]) for name in library.ComputeCapability.__members__ if name.startswith("SM"))
+        if refused := [n for n in sm if n not in known]:
+            raise TargetError(
+                f"{self.title} compiles for SM {', '.join(map(str, known))}, not for {', '.join(map(str, refused))}.",
+                cause="Jetson (SM 72, 87, 101, 110) and data centre GPUs (SM 70, 90, 100, 103) are not RTX devices",
+                fix="run on that device: flextron-export build BUNDLE --target tensorrt",
+            )
+        chosen = tuple(sorted(set(sm)))
+        config.num_compute_capabilities = len(chosen)
+        for i, n in enumerate(chosen):
+            config.set_compute_capability(getattr(library.ComputeCapability, f"SM{n}"), i)
+        return chosen
+
+
+# The default reach is documented under "CPU-Only AOT and TensorRT-RTX Engines": 8.0, 8.6, 8.9, 12.0 and later. Turing
+# (7.5) must be asked for.
+RTX = Flavour("tensorrt-rtx", "tensorrt_rtx", "TensorRT-RTX", (1, 7), True, (80, 86, 89, 120, 121))
+ENTERPRISE = Flavour("tensorrt", "tensorrt", "TensorRT", (10, 15), False)
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """(1, 7, 1, 116) of "1.7.1.116"."""
+    return tuple(int(n) for n in re.findall(r"\d+", version))

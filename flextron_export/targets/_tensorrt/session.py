@@ -1,0 +1,183 @@
+"""Running engines on the GPU: weights uploaded once, KV caches updated in place.
+
+NEVER RUN ON A GPU YET. The binding plan it follows is tested without one (`binding`); the calls to TensorRT and CUDA
+below are written from their documentation.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...bundle.manifest import Bundle
+from ...elastic.widths import Budget
+from ...errors import TargetError
+from ...graph.contract import StepShape
+from .binding import ITEM_BYTES, Binding, Layout, bind, cache_layout, fitting_capacity, pieces
+from .cuda import Cuda
+from .record import EngineRecord
+
+
+@dataclass
+class TensorRTCache:
+    """KV cache in one device buffer; freed with this object. `capacity` is one that an engine was built for."""
+
+    budget: Budget
+    batch: int
+    capacity: int
+    layout: Layout
+    address: int
+    free: Any
+
+
+class TensorRTSession:
+    """See `Session`. Engines are loaded when they are first used; one execution context each."""
+
+    def __init__(self, library: Any, bundle: Bundle, directory: Path, record: EngineRecord) -> None:
+        self.bundle, self.directory, self.record = bundle, directory, record
+        self.max_capacity = record.capacities[-1]
+        self._library, self._cuda = library, Cuda()
+        self._log = library.Logger(library.Logger.ERROR)
+        self._runtime = library.Runtime(self._log)
+        self._contexts: dict[str, Any] = {}
+        self._prepared: dict[str, tuple[Any, ...]] = {}
+        self._choices: dict[str, tuple[np.ndarray, int]] = {}
+        self._memory = 0
+        self._tokens = self._token_buffers()
+        self._weights = self._upload_weights() if record.layout == "shared" else {}
+
+    def new_cache(self, budget: Budget, batch: int, capacity: int) -> TensorRTCache:
+        capacity = fitting_capacity(self.record, capacity)
+        layout = cache_layout(self.bundle, self.record.dtype, budget, batch, capacity)
+        address = self._cuda.allocate(layout.bytes)
+        cache = TensorRTCache(budget, batch, capacity, layout, address, None)
+        cache.free = weakref.finalize(cache, self._cuda.free, address)
+        return cache
+
+    def grow(self, cache: TensorRTCache, capacity: int) -> None:
+        new = self.new_cache(cache.budget, cache.batch, capacity)
+        if new.capacity > cache.capacity:
+            slot = self.bundle.architecture.head_dim * ITEM_BYTES[self.record.dtype]
+            old_row, new_row = cache.capacity * slot, new.capacity * slot  # one row per sequence and group
+            for name, offset in cache.layout.offsets.items():
+                groups = cache.budget.layers[int(name.split(".")[1])].groups
+                to, source = new.address + new.layout.offsets[name], cache.address + offset
+                self._cuda.copy_rows(to, new_row, source, old_row, old_row, cache.batch * groups)
+            self._cuda.wait()
+            cache.free()
+            new.free.detach()
+            cache.capacity, cache.layout, cache.address = new.capacity, new.layout, new.address
+            cache.free = weakref.finalize(cache, self._cuda.free, cache.address)
+
+    def step(
+        self, cache: TensorRTCache, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        logits = np.empty((len(rows), self.bundle.architecture.vocab_size), np.float32)
+        for piece in pieces(ids.shape[1], rows, self.record.max_length):
+            tokens = {
+                "ids": ids[:, piece.start : piece.stop],
+                "positions": positions[:, piece.start : piece.stop],
+                "write": write + piece.start,
+                "rows": np.array(piece.rows),
+            }
+            found = self._call(cache, {n: np.ascontiguousarray(v, np.int64) for n, v in tokens.items()})
+            logits[list(piece.into)] = found[: len(piece.into)]
+        return logits
+
+    def memory(self) -> int:
+        return self._memory
+
+    def close(self) -> None:
+        self._cuda.wait()
+        self._contexts.clear()
+        for address in (*self._tokens.values(), *(a for _, a in self._choices.values())):
+            self._cuda.free(address)
+        if self._weights:
+            self._cuda.free(min(self._weights.values()))
+        self._cuda.close()
+
+    def _call(self, cache: TensorRTCache, tokens: dict[str, np.ndarray]) -> np.ndarray:
+        step = StepShape(cache.batch, tokens["ids"].shape[1], cache.capacity, len(tokens["rows"]))
+        binding = bind(self.bundle, self.record, cache.budget, step)
+        context = self._context(binding.plan)
+        # A decode step differs from the last one only in what the token buffers hold.
+        key = (binding.profile, step, cache.budget.name, cache.address)
+        if self._prepared.get(binding.plan) != key:
+            self._prepare(context, binding, cache)
+            self._prepared[binding.plan] = key
+        for name, array in tokens.items():
+            self._cuda.upload(self._tokens[name], array)
+        if not context.execute_async_v3(self._cuda.stream):
+            raise TargetError(f"TensorRT could not run {binding.plan}.", fix="see its messages above")
+        logits = np.empty(binding.logits, np.float32)
+        self._cuda.download(logits, self._tokens["logits"])
+        self._cuda.wait()
+        return logits
+
+    def _prepare(self, context: Any, binding: Binding, cache: TensorRTCache) -> None:
+        """Choose the profile, then set the shape and address of every tensor."""
+        if context.active_optimization_profile != binding.profile:
+            context.set_optimization_profile_async(binding.profile, self._cuda.stream)
+            self._cuda.wait()
+        addresses = {**self._tokens, **{name: self._weights[name] for name in binding.weights}}
+        addresses.update(self._choice_addresses(context.engine, cache.budget, binding))
+        for name, output in binding.in_place.items():
+            addresses[name] = addresses[output] = cache.address + cache.layout.offsets[name]
+        for name, shape in binding.shapes.items():
+            if not context.set_input_shape(name, shape):
+                raise TargetError(
+                    f"The engine {binding.plan} refuses shape {shape} of {name}.", fix=self.record.rebuild
+                )
+        for name, address in addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise TargetError(f"The engine {binding.plan} has no tensor {name}.", fix=self.record.rebuild)
+
+    def _context(self, plan: str) -> Any:
+        if plan not in self._contexts:
+            content = (self.directory / plan).read_bytes()
+            engine = self._runtime.deserialize_cuda_engine(content)
+            if engine is None:
+                raise TargetError(f"The engine {plan} could not be loaded.", fix=self.record.rebuild)
+            self._contexts[plan] = engine.create_execution_context()
+            self._memory += len(content)
+        return self._contexts[plan]
+
+    def _upload_weights(self) -> dict[str, int]:
+        """Every weight, whole and once: name -> address."""
+        weights = self.bundle.weights(self.record.dtype)
+        layout = Layout.of((name, info.length) for name, info in weights.tensors.items())
+        base = self._cuda.allocate(layout.bytes)
+        for name, offset in layout.offsets.items():
+            self._cuda.upload(base + offset, weights[name])
+        self._cuda.wait()
+        self._memory += layout.bytes
+        return {name: base + offset for name, offset in layout.offsets.items()}
+
+    def _token_buffers(self) -> dict[str, int]:
+        """Buffers for the largest call: name -> address."""
+        batch, vocab = self.record.max_batch, self.bundle.architecture.vocab_size
+        tokens = batch * self.record.max_length * 8
+        sizes = {"ids": tokens, "positions": tokens, "write": batch * 8, "rows": batch * 8, "logits": batch * vocab * 4}
+        return {name: self._cuda.allocate(size) for name, size in sizes.items()}
+
+    def _choice_addresses(self, engine: Any, budget: Budget, binding: Binding) -> dict[str, int]:
+        """Layout `panels`: addresses of a budget's candidate indices: device, or host where the engine reads it."""
+        if not binding.choices:
+            return {}
+        if budget.name not in self._choices:
+            spread = np.zeros((len(binding.choices), 32), np.int64)  # 32 x 8 bytes: every scalar is aligned
+            spread[:, 0] = list(binding.choices.values())
+            address = self._cuda.allocate(spread.nbytes)
+            self._cuda.upload(address, spread)
+            self._cuda.wait()
+            self._choices[budget.name] = spread, address
+        spread, address = self._choices[budget.name]
+        host = self._library.TensorLocation.HOST
+        return {
+            name: (spread.ctypes.data if engine.get_tensor_location(name) == host else address) + 256 * i
+            for i, name in enumerate(binding.choices)
+        }

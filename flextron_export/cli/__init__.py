@@ -43,13 +43,6 @@ def main() -> None:
     """Elastic language models at a latency target.
 
     \b
-    elastify   a Hugging Face model becomes a nested one: one weight set, many budgets
-    export     the nested model becomes a bundle of ONNX graphs
-    build      a bundle is compiled for a target
-    calibrate  every budget is measured on this device
-    run        the best budget that meets a latency target generates text
-
-    \b
     Example:
       flextron-export elastify MODEL --text book.txt --out checkpoint
       flextron-export export checkpoint --out bundle

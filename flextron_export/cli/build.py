@@ -9,7 +9,7 @@ import click
 from .common import DIRECTORY, integers, json_option, print_json, track
 
 
-@click.command("build")
+@click.command("build", short_help="Compile a bundle for a target.")
 @click.argument("bundle", type=DIRECTORY)
 @click.option("--target", required=True, help="onnxruntime-cpu, tensorrt-rtx or tensorrt.")
 @click.option("--layout", help="Graph layout; the target's own choice by default.")

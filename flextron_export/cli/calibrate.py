@@ -19,7 +19,7 @@ from .common import (
 )
 
 
-@click.command("calibrate")
+@click.command("calibrate", short_help="Measure every budget on this device.")
 @click.argument("bundle", type=DIRECTORY)
 @target_options
 @click.option("--contexts", callback=integers, help="Context lengths to measure decoding at, such as 64,256,1024.")

@@ -9,7 +9,7 @@ import click
 from .common import DIRECTORY, json_option, megabytes, names, print_json, track
 
 
-@click.command("export")
+@click.command("export", short_help="Export an elastic checkpoint to a bundle of ONNX graphs.")
 @click.argument("checkpoint", type=DIRECTORY)
 @click.option("--out", type=DIRECTORY, required=True, help="The bundle to create; it appears whole or not at all.")
 @click.option(

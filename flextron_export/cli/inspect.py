@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..elastic.widths import Budget
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Show what a checkpoint or a bundle holds.")
 @click.argument("path", type=DIRECTORY, metavar="CKPT|BUNDLE")
 @json_option
 def inspect_command(path: Path, as_json: bool) -> None:
@@ -60,17 +60,18 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
     tables = []
     for table in all_tables(bundle):
         try:
-            fits = table.bundle == content_hash(bundle, table.layout, table.dtype)
+            fits = table.bundle == content_hash(bundle, table.target, table.layout, table.dtype)
         except FlextronError:  # a layout that this bundle no longer has
             fits = False
         about = {"device": table.device["id"], "target": table.target, "layout": table.layout, "dtype": table.dtype}
         tables.append({**about, "date": table.conditions.get("date"), "fits": fits})
     engines = {}
-    for record in sorted((bundle.path / "engines").glob("*/engine.json")):
+    for record in sorted((bundle.path / "engines").rglob("engine.json")):
+        name = record.parent.relative_to(bundle.path / "engines").as_posix()
         try:
-            engines[record.parent.name] = json.loads(record.read_text(encoding="utf-8"))
+            engines[name] = json.loads(record.read_text(encoding="utf-8"))
         except ValueError:
-            engines[record.parent.name] = {"damaged": True}
+            engines[name] = {"damaged": True}
     return {
         "layouts": {dtype: list(names) for dtype, names in bundle.layouts.items()},
         "files": {name: record.bytes for name, record in sorted(bundle.files.items())},
@@ -84,7 +85,8 @@ def _show(found: dict[str, Any], a: Architecture, budgets: tuple[Budget, ...]) -
     click.echo(f"{found['kind']} {found['path']}")
     click.echo(
         f"{a.family}: {a.num_layers} layers, hidden {a.hidden_size}, {a.num_heads} query heads "
-        f"in {a.num_kv_heads} groups, {a.intermediate_size} neurons, vocabulary {a.vocab_size}, {a.max_positions} positions"
+        f"in {a.num_kv_heads} groups, {a.intermediate_size} neurons, vocabulary {a.vocab_size}, "
+        f"{a.max_positions} positions"
     )
     rows = []
     for budget in budgets:

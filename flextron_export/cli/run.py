@@ -10,7 +10,7 @@ import click
 from .common import DIRECTORY, json_option, print_json, show_warnings, target_options, track
 
 
-@click.command("run")
+@click.command("run", short_help="Generate text at a latency target.")
 @click.argument("bundle", type=DIRECTORY)
 @click.option("--prompt", help="Text to continue.")
 @click.option("--prompt-file", type=click.File(encoding="utf-8"), help="File with the text to continue; - for input.")
@@ -90,12 +90,14 @@ def run_command(
         calibration=calibration,
         track=track,
     ) as runner:
+        # Before anything is said: it refuses a prompt that cannot be used.
+        stream = runner.generate(ids, max_new_tokens, temperature, top_k, top_p, seed, not ignore_eos)
         if not as_json:
             click.echo(runner.selection.reason, err=True)
             for rejected in runner.selection.rejected:
                 click.echo(f"  not {rejected.budget.name}: {rejected.reason}", err=True)
         pieces = []
-        for piece in runner.generate(ids, max_new_tokens, temperature, top_k, top_p, seed, not ignore_eos):
+        for piece in stream:
             pieces.append(piece)
             if not as_json:
                 click.echo(piece, nl=False)

@@ -9,7 +9,7 @@ import click
 from .common import DIRECTORY, json_option, print_json, print_table, track
 
 
-@click.command("verify")
+@click.command("verify", short_help="Check that every graph computes what the model computes.")
 @click.argument("bundle", type=DIRECTORY)
 @click.option(
     "--checkpoint", type=DIRECTORY, help="Compare with this checkpoint's torch model, not the golden outputs."

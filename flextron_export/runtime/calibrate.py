@@ -114,7 +114,7 @@ def measure(
         "load_average": [round(v, 2) for v in load],
     }
     device = fingerprint(opening.target, opening.threads)
-    content = content_hash(bundle, opening.layout, opening.dtype)
+    content = content_hash(bundle, opening.target, opening.layout, opening.dtype)
     table = LatencyTable(device, opening.target, opening.layout, opening.dtype, content, costs, conditions)
     try:
         table.save(bundle)

@@ -30,7 +30,8 @@ class Opening:
     def max_tokens(self, session: Session) -> int:
         """Most tokens one sequence may hold: the model's positions, or fewer if an engine was built for fewer."""
         most = self.bundle.architecture.max_positions
-        return min(most, getattr(session, "max_capacity", most))
+        built = getattr(session, "capacities", ())
+        return min(most, max(built)) if built else most
 
 
 def open_bundle(

@@ -29,7 +29,10 @@ class LiveSequence:
     def __init__(
         self, session: Session, budget: Budget, maximum: int, *, chunk: int = CHUNK, capacity: int | None = None
     ) -> None:
-        self.session, self.budget, self.maximum, self.chunk = session, budget, maximum, chunk
+        self.session, self.budget, self.maximum = session, budget, maximum
+        # Compiled engines take calls up to a length and caches of certain capacities; other sessions take any.
+        self.chunk = min(chunk, getattr(session, "max_length", chunk))
+        self._built: Sequence[int] = getattr(session, "capacities", ())
         self.length = 0
         self.cache: Any = None if capacity is None else session.new_cache(budget, 1, capacity)
         # Reused by every decode step, so that a token allocates nothing.
@@ -63,6 +66,6 @@ class LiveSequence:
     def reserve(self, tokens: int) -> None:
         """Make the cache hold at least that many tokens."""
         if self.cache is None:
-            self.cache = self.session.new_cache(self.budget, 1, capacity_for(tokens, self.maximum))
+            self.cache = self.session.new_cache(self.budget, 1, capacity_for(tokens, self.maximum, self._built))
         elif tokens > self.cache.capacity:
-            self.session.grow(self.cache, capacity_for(tokens, self.maximum))
+            self.session.grow(self.cache, capacity_for(tokens, self.maximum, self._built))

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..bundle.manifest import Bundle, weights_file
 from ..errors import InputError
-from ..files import write_json
+from ..files import sha256, write_json
 from .capacity import capacity_for
 
 FORMAT = "flextron-latency"
@@ -165,7 +165,7 @@ class LatencyTable:
             table = cls.from_json(json.loads(text))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None  # A table is a cache: measuring again is the answer to anything wrong with it.
-        return table if table.bundle == content_hash(bundle, layout, dtype) else None
+        return table if table.bundle == content_hash(bundle, target, layout, dtype) else None
 
 
 def table_path(bundle: Bundle, device: str, target: str, layout: str, dtype: str) -> Path:
@@ -184,11 +184,13 @@ def all_tables(bundle: Bundle) -> list[LatencyTable]:
     return tables
 
 
-def content_hash(bundle: Bundle, layout: str, dtype: str) -> str:
-    """SHA-256 over what latency depends on: the weights, the graphs of the layout, and each budget's widths."""
+def content_hash(bundle: Bundle, target: str, layout: str, dtype: str) -> str:
+    """SHA-256 over what latency depends on: weights, graphs, the engine if there is one, and budgets' widths."""
     files = sorted(
         {weights_file(dtype), *(p.relative_to(bundle.path).as_posix() for p in bundle.graphs(layout, dtype).values())}
     )
     widths = [[b.name, [[w.groups, w.neurons] for w in b.layers]] for b in bundle.budgets]
-    text = json.dumps([[[name, bundle.files[name].sha256] for name in files], widths])
+    engine = bundle.path / "engines" / target / f"{layout}.{dtype}" / "engine.json"  # it names the plans' hashes
+    built = sha256(engine) if engine.is_file() else None
+    text = json.dumps([[[name, bundle.files[name].sha256] for name in files], widths, built])
     return hashlib.sha256(text.encode()).hexdigest()

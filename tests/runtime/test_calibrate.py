@@ -79,17 +79,24 @@ def test_a_table_of_another_content_is_not_used(bundle):
         Runner(changed, "5s", threads=1, calibration="never")
 
 
-def test_the_content_hash_depends_on_weights_graphs_and_widths(bundle):
-    hashes = {content_hash(bundle, layout, "fp32") for layout in ("panels", "shared", "per-budget")}
+def test_the_content_hash_depends_on_weights_graphs_engine_and_widths(bundle):
+    def hash_of(bundle):
+        return content_hash(bundle, "onnxruntime-cpu", "panels", "fp32")
+
+    hashes = {content_hash(bundle, "onnxruntime-cpu", layout, "fp32") for layout in ("panels", "shared", "per-budget")}
     for name in ("weights.fp32.safetensors", "graphs/panels.fp32.onnx"):
         files = {**bundle.files, name: replace(bundle.files[name], sha256="0" * 64)}
-        hashes.add(content_hash(replace(bundle, files=files), "panels", "fp32"))
+        hashes.add(hash_of(replace(bundle, files=files)))
     narrower = tuple(replace(b, layers=bundle.budgets[-1].layers) for b in bundle.budgets)
-    hashes.add(content_hash(replace(bundle, budgets=narrower), "panels", "fp32"))
-    assert len(hashes) == 6
+    hashes.add(hash_of(replace(bundle, budgets=narrower)))
+    assert len(hashes) == 6 and hash_of(bundle) in hashes
     # Better training data about the same widths changes no latency.
     losses = tuple(replace(b, validation_loss=2.0) for b in bundle.budgets)
-    assert content_hash(replace(bundle, budgets=losses), "panels", "fp32") in hashes
+    assert hash_of(replace(bundle, budgets=losses)) in hashes
+    engine = bundle.path / "engines" / "onnxruntime-cpu" / "panels.fp32" / "engine.json"
+    engine.parent.mkdir(parents=True)
+    engine.write_text("{}")
+    assert hash_of(bundle) not in hashes
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "flextron-latency", "version": 99}', '{"format": 3}'])

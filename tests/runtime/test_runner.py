@@ -1,12 +1,14 @@
 """The runner on a real bundle: what it generates does not depend on how the work is cut."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from flextron_export import Runner
 from flextron_export.bundle.manifest import Bundle
+from flextron_export.elastic.widths import Budget
 from flextron_export.errors import BundleError, InputError, NoBudgetFitsError
 from flextron_export.runtime.capacity import capacity_for
 from flextron_export.runtime.sequence import LiveSequence
@@ -216,3 +218,31 @@ def test_a_target_calibrates_once_says_so_and_selects(bundle, caplog):
 def test_never_calibrating_names_the_command(pristine):
     with pytest.raises(InputError, match="calibrate"):
         Runner(pristine, "5s", calibration="never")
+
+
+def test_a_session_built_for_certain_capacities_and_lengths_is_asked_for_those_only():
+    """Compiled engines: a numpy session that repeats the last token, plus one."""
+    budget, calls = Budget("full", ()), []
+
+    class Engine:
+        capacities, max_length = (16, 40), 8
+
+        def new_cache(self, budget, batch, capacity):
+            calls.append(("new", capacity))
+            return SimpleNamespace(budget=budget, batch=batch, capacity=capacity)
+
+        def grow(self, cache, capacity):
+            calls.append(("grow", capacity))
+            cache.capacity = capacity
+
+        def step(self, cache, ids, positions, write, rows):
+            calls.append(("step", ids.shape[1]))
+            assert positions[0, 0] == write[0] and positions[0, -1] < cache.capacity
+            return np.eye(32, dtype=np.float32)[(ids[0, rows] + 1) % 32]
+
+    sequence = LiveSequence(Engine(), budget, 40)
+    assert sequence.prefill(list(range(12))).argmax() == 12
+    for token in range(12, 30):
+        assert sequence.decode(token).argmax() == token + 1
+    assert calls[:3] == [("new", 16), ("step", 8), ("step", 4)]
+    assert [c for c in calls if c[0] == "grow"] == [("grow", 40)]

@@ -86,7 +86,12 @@ def _memory_case(path: str, layout: str, count: int, prepack: bool, threads: int
 def memory(bundle: Bundle, threads: int) -> list[dict[str, Any]]:
     """One row per layout, pre-packing and number of budgets; each measured in a process of its own."""
     context = multiprocessing.get_context("spawn")
-    cases = [(layout, prepack, count) for layout in LAYOUTS for prepack in (True, False) for count in (1, len(bundle.budgets))]
+    cases = [
+        (layout, prepack, count)
+        for layout in LAYOUTS
+        for prepack in (True, False)
+        for count in (1, len(bundle.budgets))
+    ]
     rows = []
     for layout, prepack, count in track(cases, "measuring memory"):
         queue = context.Queue()
@@ -94,7 +99,15 @@ def memory(bundle: Bundle, threads: int) -> list[dict[str, Any]]:
         process.start()
         private, proportional = queue.get()
         process.join()
-        rows.append({"layout": layout, "prepacked": prepack, "budgets": count, "private_mb": private / 1e6, "resident_mb": proportional / 1e6})
+        rows.append(
+            {
+                "layout": layout,
+                "prepacked": prepack,
+                "budgets": count,
+                "private_mb": private / 1e6,
+                "resident_mb": proportional / 1e6,
+            }
+        )
     return rows
 
 
@@ -119,10 +132,18 @@ def main() -> None:
     for column in ("layout", "weights", "budgets", "private", "resident"):
         table.add_column(column)
     for r in sizes:
-        table.add_row(r["layout"], "pre-packed" if r["prepacked"] else "mapped", str(r["budgets"]), f"{r['private_mb']:.0f}", f"{r['resident_mb']:.0f}")
+        table.add_row(
+            r["layout"],
+            "pre-packed" if r["prepacked"] else "mapped",
+            str(r["budgets"]),
+            f"{r['private_mb']:.0f}",
+            f"{r['resident_mb']:.0f}",
+        )
     console.print(table)
     if options.json:
-        options.json.write_text(json.dumps({"shape": SHAPE, "threads": options.threads, "times_ms": measured, "memory": sizes}, indent=1))
+        options.json.write_text(
+            json.dumps({"shape": SHAPE, "threads": options.threads, "times_ms": measured, "memory": sizes}, indent=1)
+        )
 
 
 if __name__ == "__main__":

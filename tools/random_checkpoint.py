@@ -77,6 +77,8 @@ def write_random_checkpoint(
         names.update(dict.fromkeys(plans, file))
     (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
     candidates = Candidates.default(architecture)
-    checkpoint = ElasticCheckpoint(out, architecture, candidates, candidates.uniform_budgets(architecture), training={"weights": "random"})
+    checkpoint = ElasticCheckpoint(
+        out, architecture, candidates, candidates.uniform_budgets(architecture), training={"weights": "random"}
+    )
     checkpoint.write_marker(out)
     return checkpoint

@@ -35,18 +35,17 @@ def write_weights(
 
 
 def _convert(source: ModelWeights, spec: TensorSpec, dtype: str) -> np.ndarray:
-    array = source[spec.source]
-    if spec.transposed:
-        array = array.T
+    array = source.read(spec.source)
     with np.errstate(over="ignore"):  # an overflow is reported below, by name
-        converted = array.astype(numpy_dtype(DTYPES[dtype]), copy=False)
-    if not np.isfinite(converted).all():
-        cause = (
-            "the checkpoint is damaged"
-            if not np.isfinite(array.astype(np.float32)).all()
-            else f"a value is too large for {dtype}"
-        )
+        converted = (array.T if spec.transposed else array).astype(numpy_dtype(DTYPES[dtype]), order="C", copy=False)
+    if not _finite(converted):
+        cause = "the checkpoint is damaged" if not _finite(array) else f"a value is too large for {dtype}"
         raise CheckpointError(
             f"{spec.source} has values that are not finite in {dtype}.", cause=cause, fix="export with --dtype fp32"
         )
     return converted
+
+
+def _finite(array: np.ndarray) -> bool:
+    # In blocks of rows, as the temporary of a whole embedding would be large.
+    return all(np.isfinite(array[i : i + 1024]).all() for i in range(0, len(array), 1024))

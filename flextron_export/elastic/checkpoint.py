@@ -53,7 +53,9 @@ class ModelWeights:
             pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in self.directory.glob(pattern)]
             raise CheckpointError(
                 f"{directory} has no model.safetensors.",
-                cause=f"it holds pickled weights ({pickles[0]}), which run code when loaded and are refused" if pickles else None,
+                cause=f"it holds pickled weights ({pickles[0]}), which run code when loaded and are refused"
+                if pickles
+                else None,
                 fix="load it with transformers and write it again with save_pretrained, which writes safetensors",
             )
         self.files = [SafetensorsFile(self.directory / name) for name in names]
@@ -64,6 +66,10 @@ class ModelWeights:
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._where[name][name]
+
+    def read(self, name: str) -> np.ndarray:
+        """A copy of a tensor; see `SafetensorsFile.read`."""
+        return self._where[name].read(name)
 
     def check(self, specs: Sequence[TensorSpec]) -> None:
         """Raise CheckpointError naming every tensor that is missing or has another shape."""
@@ -110,17 +116,24 @@ class ElasticCheckpoint:
         architecture = Architecture.from_config(read_config(path))
         marker = path / MARKER
         if not marker.is_file():
-            raise CheckpointError(f"{path} is not elastic: it has no {MARKER}.", fix=f"flextron-export elastify {path} --text FILE --out CKPT")
+            raise CheckpointError(
+                f"{path} is not elastic: it has no {MARKER}.",
+                fix=f"flextron-export elastify {path} --text FILE --out CKPT",
+            )
         try:
             value = json.loads(marker.read_text(encoding="utf-8"))
             schema = int(value["schema"])
             if schema > SCHEMA:
-                raise CheckpointError(f"{marker} has schema {schema}; this version reads up to {SCHEMA}.", fix="upgrade flextron-export")
+                raise CheckpointError(
+                    f"{marker} has schema {schema}; this version reads up to {SCHEMA}.", fix="upgrade flextron-export"
+                )
             candidates = Candidates.from_json(value["candidates"])
             budgets = tuple(Budget.from_json(b) for b in value["budgets"])
             extra = {k: dict(value.get(k) or {}) for k in ("parent", "sorting", "training")}
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{marker} is damaged: {type(error).__name__} {error}.", fix="run elastify again") from error
+            raise CheckpointError(
+                f"{marker} is damaged: {type(error).__name__} {error}.", fix="run elastify again"
+            ) from error
         try:
             candidates.validate(architecture)
             check_budgets(budgets, candidates, architecture)
@@ -133,7 +146,9 @@ class ElasticCheckpoint:
         for budget in self.budgets:
             if budget.name == name:
                 return budget
-        raise CheckpointError(f"There is no budget {name!r} in {self.path}.", fix=f"use one of: {', '.join(b.name for b in self.budgets)}")
+        raise CheckpointError(
+            f"There is no budget {name!r} in {self.path}.", fix=f"use one of: {', '.join(b.name for b in self.budgets)}"
+        )
 
     def weights(self) -> ModelWeights:
         """The mapped weights, checked against the architecture."""

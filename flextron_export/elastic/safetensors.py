@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,18 @@ import numpy as np
 from ..errors import CheckpointError, FlextronError
 from ..progress import Track, silent
 
-_NUMPY = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1", "BOOL": "?", "BF16": "bfloat16"}
+_NUMPY = {
+    "F64": "f8",
+    "F32": "f4",
+    "F16": "f2",
+    "I64": "i8",
+    "I32": "i4",
+    "I16": "i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+    "BF16": "bfloat16",
+}
 _ALIGNMENT = 4096
 """Tensor data starts on a page, so that a mapped file can be handed to a runtime as it is."""
 
@@ -61,7 +73,11 @@ class SafetensorsFile:
             self.size = self.path.stat().st_size
             self.tensors = self._read_header()
         except (OSError, ValueError, KeyError, TypeError) as problem:
-            raise error(f"{path} cannot be read as safetensors: {problem}.", cause="the file is truncated, altered or of another format", fix="copy it again") from problem
+            raise error(
+                f"{path} cannot be read as safetensors: {problem}.",
+                cause="the file is truncated, altered or of another format",
+                fix="copy it again",
+            ) from problem
         self._bytes = np.memmap(self.path, np.uint8, "r") if self.size else np.empty(0, np.uint8)
 
     def _read_header(self) -> dict[str, TensorInfo]:
@@ -90,6 +106,12 @@ class SafetensorsFile:
         info = self.tensors[name]
         return self._bytes[info.offset : info.offset + info.length].view(numpy_dtype(info.dtype)).reshape(info.shape)
 
+    def read(self, name: str) -> np.ndarray:
+        """A copy of a tensor: for one pass over files larger than memory, as mapped pages would stay resident."""
+        info = self.tensors[name]
+        dtype = numpy_dtype(info.dtype)
+        return np.fromfile(self.path, dtype, info.length // dtype.itemsize, offset=info.offset).reshape(info.shape)
+
 
 @dataclass(frozen=True)
 class TensorPlan:
@@ -115,7 +137,11 @@ def write_safetensors(path: Path, plans: Mapping[str, TensorPlan], track: Track 
     header: dict[str, Any] = {}
     offset = 0
     for name in order:
-        header[name] = {"dtype": plans[name].dtype, "shape": list(plans[name].shape), "data_offsets": [offset, offset + sizes[name]]}
+        header[name] = {
+            "dtype": plans[name].dtype,
+            "shape": list(plans[name].shape),
+            "data_offsets": [offset, offset + sizes[name]],
+        }
         offset += sizes[name]
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
@@ -133,4 +159,6 @@ def write_safetensors(path: Path, plans: Mapping[str, TensorPlan], track: Track 
             if array.shape != plan.shape:
                 raise ValueError(f"{name} has shape {array.shape}, planned was {plan.shape}")
             put(array.reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())
     return digest.hexdigest()

@@ -9,7 +9,8 @@ would be folded into a private copy; and Gemm's third input adds the bias or the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -156,20 +157,23 @@ class FixedPanels(Panels):
     """
 
     def query_key_value(self, i: int, x: ir.Value) -> Values:
-        pieces = [tuple(self.panel_linear(i, name, x, 0, self.a.attention_bias) for name in "qkv")]
+        def panel(b: int) -> Values:
+            return tuple(self.panel_linear(i, name, x, b, self.a.attention_bias) for name in "qkv")
+
+        def zeros(b: int) -> Values:
+            spans = (self.span(f"layers.{i}.{name}", b) for name in "qkv")
+            return tuple(self.zeros(x, self.g.constant([stop - start])) for start, stop in spans)
+
+        pieces = [panel(0)]
         for b in range(1, len(self.candidates.groups)):
-            pieces.append(
-                self.g.cond(
-                    self.reaches("groups", i, b),
-                    lambda b=b: tuple(self.panel_linear(i, name, x, b, self.a.attention_bias) for name in "qkv"),  # type: ignore[misc]
-                    lambda b=b: tuple(self.zeros(x, self.panel(f"layers.{i}.{name}", b).shape[0]) for name in "qkv"),  # type: ignore[misc]
-                )
-            )
+            pieces.append(self.g.cond(self.reaches("groups", i, b), partial(panel, b), partial(zeros, b)))
         groups = self.g.op("Shape", next(v for v in self.g.inputs if v.name == f"k.{i}"), start=1, end=2)
         whole = (self.g.op("Concat", *p, axis=-1) if len(p) > 1 else p[0] for p in zip(*pieces, strict=True))
         per_group = (self.a.heads_per_group * self.a.head_dim, self.a.head_dim, self.a.head_dim)
         return tuple(
-            self.g.op("Slice", y, self.g.constant([0]), self.g.op("Mul", groups, self.g.constant([n])), self.g.constant([1]))
+            self.g.op(
+                "Slice", y, self.g.constant([0]), self.g.op("Mul", groups, self.g.constant([n])), self.g.constant([1])
+            )
             for y, n in zip(whole, per_group, strict=True)
         )
 
@@ -182,21 +186,18 @@ class FixedPanels(Panels):
         self, kind: str, i: int, panel: Callable[[int, State], State], before: State, finish: Callable[[State], Values]
     ) -> Values:
         """The panels in a row: TensorRT does not compile an `If` inside an `If`."""
-        state = panel(0, before)
+        values = finish(panel(0, before))
         for b in range(1, len(getattr(self.candidates, kind))):
-            state = self.g.cond(  # type: ignore[assignment]
-                self.reaches(kind, i, b),
-                lambda b=b, state=state: finish(panel(b, state)),  # type: ignore[misc]
-                lambda state=state: finish(state),  # type: ignore[misc]
-            )[0]
-        return finish(state)
+            values = self.one_more(self.reaches(kind, i, b), partial(panel, b), values[0])
+        return values
 
-    def zeros(self, like: ir.Value, columns: int | ir.Value) -> ir.Value:
-        """Zeros [T, columns]."""
-        count = self.g.constant([columns]) if isinstance(columns, int) else columns
-        shape = self.g.op("Concat", self.g.op("Shape", like, start=0, end=1), count, axis=0)
-        zero = ir.tensor(np.zeros(1, self.g.float.numpy()))
-        return self.g.op("ConstantOfShape", shape, value=zero)
+    def one_more(self, wanted: ir.Value, panel: Callable[[Any], Any], state: ir.Value) -> Values:
+        return self.g.cond(wanted, lambda: (panel(state),), lambda: (state,))
+
+    def zeros(self, like: ir.Value, columns: ir.Value) -> ir.Value:
+        """Zeros [T, columns]; `columns` is int64 [1]."""
+        shape = self.g.op("Concat", self.g.op("Shape", like, start=0, end=1), columns, axis=0)
+        return self.g.op("ConstantOfShape", shape, value=ir.tensor(np.zeros(1, self.g.float.numpy())))
 
 
 def file_weights(g: GraphBuilder, weights: SafetensorsFile) -> Weight:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from .. import __version__
 from ..bundle.manifest import Bundle, weights_file
 from ..elastic.widths import Budget
-from ..errors import MissingDependencyError, TargetError
+from ..errors import InputError, MissingDependencyError, TargetError
+from ..files import write_json
 from ..graph.contract import cache_names, cache_shapes, choices, weight_shapes
+from ..progress import Track, silent
 
 NAME = "onnxruntime-cpu"
 DEFAULT_LAYOUT = "panels"
@@ -30,7 +34,9 @@ def library() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingDependencyError("onnxruntime is not installed.", fix="pip install 'flextron-export[cpu]'") from error
+        raise MissingDependencyError(
+            "onnxruntime is not installed.", fix="pip install 'flextron-export[cpu]'"
+        ) from error
     return onnxruntime
 
 
@@ -39,7 +45,50 @@ def versions() -> dict[str, str]:
     return {"onnxruntime": library().__version__}
 
 
-def open_session(bundle: Bundle, *, layout: str | None = None, dtype: str | None = None, threads: int | None = None, prepack: bool = True) -> OnnxRuntimeSession:
+def build(bundle: Bundle, *, layout: str, dtype: str, track: Track = silent, **limits: Any) -> dict[str, Any]:
+    """ONNX Runtime compiles nothing ahead of time: run every budget once, and record that this release does.
+
+    Returns:
+        The record written to `engines/onnxruntime-cpu/<layout>.<dtype>/engine.json`.
+
+    Raises:
+        TargetError: ONNX Runtime refuses a graph.
+    """
+    if limits:
+        raise InputError(f"{NAME} takes no {', '.join(sorted(limits))}.", cause="its graphs run at any size")
+    seconds = {}
+    session = open_session(bundle, layout=layout, dtype=dtype)
+    for budget in track(bundle.budgets, "running every budget once"):
+        start = time.perf_counter()
+        one = np.zeros(1, np.int64)
+        session.step(session.new_cache(budget, 1, 1), one[None], one[None], one, one)
+        seconds[budget.name] = round(time.perf_counter() - start, 3)
+    session.close()
+    names = {p.relative_to(bundle.path).as_posix() for p in bundle.graphs(layout, dtype).values()}
+    record = {
+        "format": "flextron-engine",
+        "version": 1,
+        "target": NAME,
+        "library": "onnxruntime",
+        "library_version": library().__version__,
+        "layout": layout,
+        "dtype": dtype,
+        "source": {name: bundle.files[name].sha256 for name in sorted(names | {weights_file(dtype)})},
+        "first_run_seconds": seconds,
+        "exporter": f"flextron_export {__version__}",
+    }
+    write_json(bundle.path / "engines" / NAME / f"{layout}.{dtype}" / "engine.json", record)
+    return record
+
+
+def open_session(
+    bundle: Bundle,
+    *,
+    layout: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    prepack: bool = True,
+) -> OnnxRuntimeSession:
     """Load a bundle.
 
     Args:
@@ -87,7 +136,9 @@ class OnnxRuntimeSession:
 
     def new_cache(self, budget: Budget, batch: int, capacity: int) -> OnnxRuntimeCache:
         shapes = cache_shapes(self.bundle.architecture, budget, batch, capacity)
-        return OnnxRuntimeCache(budget, batch, capacity, {name: np.zeros(shape, self.float) for name, shape in shapes.items()})
+        return OnnxRuntimeCache(
+            budget, batch, capacity, {name: np.zeros(shape, self.float) for name, shape in shapes.items()}
+        )
 
     def grow(self, cache: OnnxRuntimeCache, capacity: int) -> None:
         for name, old in cache.arrays.items():
@@ -98,7 +149,9 @@ class OnnxRuntimeSession:
         cache.calls.clear()
         cache.tokens.clear()
 
-    def step(self, cache: OnnxRuntimeCache, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def step(
+        self, cache: OnnxRuntimeCache, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
         key = (ids.shape[1], len(rows))
         if key not in cache.calls:
             if ids.shape[1] > 1:  # only the decode step, which comes again and again, is worth keeping
@@ -122,7 +175,7 @@ class OnnxRuntimeSession:
         """Bind the cache and token arrays once; every later call only changes what they hold."""
         session = self._session(self._graphs[cache.budget.name])
         value = self._ort.OrtValue.ortvalue_from_numpy  # wraps the array's memory on CPU
-        tokens = {
+        tokens: dict[str, np.ndarray] = {
             "ids": np.zeros((cache.batch, length), np.int64),
             "positions": np.zeros((cache.batch, length), np.int64),
             "write": np.zeros(cache.batch, np.int64),
@@ -150,10 +203,17 @@ class OnnxRuntimeSession:
         if budget.name not in self._bound:
             arrays: dict[str, np.ndarray] = {}
             if self.layout == "panels":
-                arrays = {name: np.array(index, np.int64) for name, index in choices(self.bundle.candidates, budget).items()}
+                arrays = {
+                    name: np.array(index, np.int64) for name, index in choices(self.bundle.candidates, budget).items()
+                }
             if self._weights is not None:
-                arrays = {name: self._weights[name][: shape[0]] for name, shape in weight_shapes(self.bundle.architecture, budget).items()}
-            self._bound[budget.name] = {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+                arrays = {
+                    name: self._weights[name][: shape[0]]
+                    for name, shape in weight_shapes(self.bundle.architecture, budget).items()
+                }
+            self._bound[budget.name] = {
+                name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()
+            }
         return self._bound[budget.name]
 
     def _session(self, graph: Path) -> Any:
@@ -163,12 +223,16 @@ class OnnxRuntimeSession:
             options.inter_op_num_threads = 1
             options.log_severity_level = 3
             # Graphs lie in graphs/, the weights they refer to beside the manifest.
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.bundle.path.resolve()))
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(self.bundle.path.resolve())
+            )
             if not self.prepack:
                 options.add_session_config_entry("session.disable_prepacking", "1")
             before = private_memory()
             try:
-                self._sessions[graph] = self._ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+                self._sessions[graph] = self._ort.InferenceSession(
+                    str(graph), options, providers=["CPUExecutionProvider"]
+                )
             except Exception as error:  # ONNX Runtime raises classes of its own that share no base but Exception
                 raise TargetError(
                     f"ONNX Runtime {self._ort.__version__} refuses {graph}: {error}",

@@ -1,0 +1,118 @@
+"""Export of a large model: peak memory and time, in a process of its own.
+
+    python tools/bench_export.py [--shape 7b|1b|125m] [--layout shared] [--dtype fp16] [--directory DIR] [--json FILE]
+
+Random fp16 weights of a Llama shape are written shard by shard, then exported without verification (no torch is loaded). Time is
+split into writing the weights file and all the rest; a plain copy of as many bytes is timed too, as the floor for the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rich.console import Console
+from rich.progress import track
+
+from flextron_export.bundle.export import export
+from flextron_export.errors import FlextronError, InputError
+from tools.random_checkpoint import write_random_checkpoint
+
+SHAPES = {
+    "125m": {"layers": 12, "hidden": 768, "heads": 12, "kv_heads": 12, "ffn": 2048, "vocab": 32000},
+    "1b": {"layers": 16, "hidden": 2048, "heads": 32, "kv_heads": 8, "ffn": 8192, "vocab": 128256, "tied": True},
+    "7b": {"layers": 32, "hidden": 4096, "heads": 32, "kv_heads": 32, "ffn": 11008, "vocab": 32000},
+}
+
+
+def _export(source: str, out: str, layout: str, dtype: str, queue: Any) -> None:
+    seconds = {"writing weights": 0.0}
+
+    def timed(items: Collection[Any], description: str) -> Iterable[Any]:
+        start = time.perf_counter()
+        yield from track(items, description)
+        kind = "writing weights" if description.startswith("writing") else description
+        seconds[kind] = seconds.get(kind, 0.0) + time.perf_counter() - start
+
+    start = time.perf_counter()
+    export(source, out, layouts=[layout], dtypes=[dtype], verify=False, track=timed)
+    seconds["all"] = time.perf_counter() - start
+    queue.put({"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3})
+
+
+def copy_seconds(file: Path) -> float:
+    """Seconds a plain copy of a file takes, flushed to disk as the export flushes its own."""
+    start = time.perf_counter()
+    with file.open("rb") as source, file.with_suffix(".copy").open("wb") as target:
+        shutil.copyfileobj(source, target, 16 << 20)
+        target.flush()
+        os.fsync(target.fileno())
+    seconds = time.perf_counter() - start
+    file.with_suffix(".copy").unlink()
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="7b")
+    parser.add_argument("--layout", default="shared")
+    parser.add_argument("--dtype", default="fp16")
+    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="where there is room")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    options = parser.parse_args()
+    shape = SHAPES[options.shape]
+    parameters = shape["vocab"] * shape["hidden"] * 2 + shape["layers"] * shape["hidden"] * (
+        4 * shape["hidden"] + 3 * shape["ffn"]
+    )
+    needed = parameters * (2 + 2 * (4 if options.dtype == "fp32" else 2)) + (1 << 30)
+    free = shutil.disk_usage(options.directory).free
+    if free < needed:
+        raise InputError(
+            f"{needed / 1e9:.0f} GB of disk are needed, {free / 1e9:.0f} GB are free in {options.directory}.",
+            fix="pass another --directory",
+        )
+    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
+        root = Path(directory)
+        write_random_checkpoint(root / "checkpoint", **shape, dtype="F16", track=track)
+        context = multiprocessing.get_context("spawn")
+        queue = context.Queue()
+        process = context.Process(
+            target=_export, args=(str(root / "checkpoint"), str(root / "bundle"), options.layout, options.dtype, queue)
+        )
+        process.start()
+        result = queue.get()
+        process.join()
+        weights = root / "bundle" / f"weights.{options.dtype}.safetensors"
+        result.update(
+            shape=options.shape, layout=options.layout, dtype=options.dtype, weights_gb=weights.stat().st_size / 1e9
+        )
+        result["graph_mb"] = sum(f.stat().st_size for f in (root / "bundle" / "graphs").iterdir()) / 1e6
+        result["plain_copy_seconds"] = copy_seconds(weights)
+    seconds = result["seconds"]
+    rest = seconds["all"] - seconds["writing weights"]
+    Console().print(
+        f"{options.shape}, {options.layout}, {options.dtype}: {result['weights_gb']:.2f} GB of weights, graph {result['graph_mb']:.2f} MB\n"
+        f"peak memory {result['peak_mb']:.0f} MB; writing weights {seconds['writing weights']:.1f} s "
+        f"(a plain copy: {result['plain_copy_seconds']:.1f} s), the rest {rest:.1f} s"
+    )
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except FlextronError as error:
+        sys.exit(str(error))

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 
-
-def capacity_for(tokens: int, maximum: int | None = None, built: Sequence[int] = ()) -> int:
+def capacity_for(tokens: int, maximum: int | None = None) -> int:
     """Slots of the smallest cache that holds `tokens`: 64, 128, 192, 256, 384, 512, 768, 1024 ... up to `maximum`.
 
     Steps of half a power of two keep the copies of a growing cache to a small multiple of its final size, and give
-    engines few shapes to be optimised for. Of a session that was built for certain capacities (`built`, ascending), it
-    is the smallest that holds the tokens.
+    engines few shapes to be optimised for.
     """
-    if built:
-        return next((c for c in built if c >= tokens), built[-1])
     capacity = -(-tokens // 64) * 64 or 64
     if capacity > 256:
         power = 1 << (tokens - 1).bit_length()

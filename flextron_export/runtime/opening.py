@@ -30,8 +30,7 @@ class Opening:
     def max_tokens(self, session: Session) -> int:
         """Most tokens one sequence may hold: the model's positions, or fewer if an engine was built for fewer."""
         most = self.bundle.architecture.max_positions
-        built = getattr(session, "capacities", ())
-        return min(most, max(built)) if built else most
+        return min(most, getattr(session, "max_capacity", most))
 
 
 def open_bundle(

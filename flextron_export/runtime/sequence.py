@@ -29,10 +29,7 @@ class LiveSequence:
     def __init__(
         self, session: Session, budget: Budget, maximum: int, *, chunk: int = CHUNK, capacity: int | None = None
     ) -> None:
-        self.session, self.budget, self.maximum = session, budget, maximum
-        # Compiled engines take calls up to a length and caches of certain capacities; other sessions take any.
-        self.chunk = min(chunk, getattr(session, "max_length", chunk))
-        self._built: Sequence[int] = getattr(session, "capacities", ())
+        self.session, self.budget, self.maximum, self.chunk = session, budget, maximum, chunk
         self.length = 0
         self.cache: Any = None if capacity is None else session.new_cache(budget, 1, capacity)
         # Reused by every decode step, so that a token allocates nothing.
@@ -64,8 +61,8 @@ class LiveSequence:
         return logits[0]
 
     def reserve(self, tokens: int) -> None:
-        """Make the cache hold at least that many tokens."""
+        """Make the cache hold at least that many tokens; a session may round its capacity up."""
         if self.cache is None:
-            self.cache = self.session.new_cache(self.budget, 1, capacity_for(tokens, self.maximum, self._built))
+            self.cache = self.session.new_cache(self.budget, 1, capacity_for(tokens, self.maximum))
         elif tokens > self.cache.capacity:
-            self.session.grow(self.cache, capacity_for(tokens, self.maximum, self._built))
+            self.session.grow(self.cache, capacity_for(tokens, self.maximum))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import DIRECTORY, integers, json_option, print_json, track
+from .common import DIRECTORY, integers, json_option, megabytes, print_json, track
 
 
 @click.command("build", short_help="Compile a bundle for a target.")
@@ -44,7 +44,10 @@ def build_command(
     if as_json:
         print_json(record)
         return
-    click.echo(f"{bundle / 'engines' / target}:")
-    for name, value in record.items():
-        if isinstance(value, (str, int, float)):
-            click.echo(f"  {name}: {value}")
+    where = bundle / "engines" / target / f"{record['layout']}.{record['dtype']}"
+    click.echo(f"{where}: {record['library']} {record['library_version']}")
+    if devices := record.get("compute_capabilities"):
+        click.echo(f"  for compute capabilities {', '.join(map(str, devices))}")
+    for plan in record.get("plans", ()):
+        capacity = f"up to {plan['capacity']} tokens"
+        click.echo(f"  {plan['file']}: {capacity}, {megabytes(plan['bytes'])}, {plan['seconds']:.1f} s")

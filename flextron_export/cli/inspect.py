@@ -101,7 +101,11 @@ def _show(found: dict[str, Any], a: Architecture, budgets: tuple[Budget, ...]) -
     size = sum(found["files"].values())
     click.echo(f"files: {len(found['files'])}, {megabytes(size)}")
     for target, record in found["engines"].items():
-        about = ", ".join(f"{k} {v}" for k, v in record.items() if isinstance(v, (str, int)))
+        about = f"{record.get('library', 'damaged record')} {record.get('library_version', '')}"
+        if devices := record.get("compute_capabilities"):
+            about += f", for SM {', '.join(map(str, devices))}"
+        if plans := record.get("plans"):
+            about += f", {len(plans)} engines, {megabytes(sum(plan['bytes'] for plan in plans))}"
         click.echo(f"engine {target}: {about}")
     for table in found["latency"]:
         note = "" if table["fits"] else "  (of another content: it is not used)"

@@ -1,6 +1,6 @@
 """The latency table: what every budget was measured to cost on one device. Plain data, no measuring here.
 
-It lies in the bundle as `latency/<device>.<target>.<layout>.<dtype>.json`; docs/bundle-format.md has the schema.
+It lies in the bundle as `latency/<device>.<target>.<layout>.<dtype>.json`; docs/latency-table.md has the schema.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..bundle.manifest import Bundle, weights_file
 from ..errors import InputError
-from ..files import sha256, write_json
+from ..files import write_json
 from .capacity import capacity_for
 
 FORMAT = "flextron-latency"
@@ -190,7 +190,14 @@ def content_hash(bundle: Bundle, target: str, layout: str, dtype: str) -> str:
         {weights_file(dtype), *(p.relative_to(bundle.path).as_posix() for p in bundle.graphs(layout, dtype).values())}
     )
     widths = [[b.name, [[w.groups, w.neurons] for w in b.layers]] for b in bundle.budgets]
-    engine = bundle.path / "engines" / target / f"{layout}.{dtype}" / "engine.json"  # it names the plans' hashes
-    built = sha256(engine) if engine.is_file() else None
-    text = json.dumps([[[name, bundle.files[name].sha256] for name in files], widths, built])
+    plans = _plans(bundle.path / "engines" / target / f"{layout}.{dtype}" / "engine.json")
+    text = json.dumps([[[name, bundle.files[name].sha256] for name in files], widths, plans])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plans(record: Path) -> list[str]:
+    """Hashes of compiled engines; none where nothing was compiled. Damage is for the target to tell."""
+    try:
+        return sorted(str(plan["sha256"]) for plan in json.loads(record.read_text(encoding="utf-8")).get("plans", ()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []

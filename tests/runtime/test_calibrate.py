@@ -95,7 +95,9 @@ def test_the_content_hash_depends_on_weights_graphs_engine_and_widths(bundle):
     assert hash_of(replace(bundle, budgets=losses)) in hashes
     engine = bundle.path / "engines" / "onnxruntime-cpu" / "panels.fp32" / "engine.json"
     engine.parent.mkdir(parents=True)
-    engine.write_text("{}")
+    engine.write_text('{"first_run_seconds": 1}')
+    assert hash_of(bundle) in hashes  # nothing was compiled
+    engine.write_text('{"plans": [{"sha256": "abc"}]}')
     assert hash_of(bundle) not in hashes
 
 

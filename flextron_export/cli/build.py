@@ -49,5 +49,5 @@ def build_command(
     if devices := record.get("compute_capabilities"):
         click.echo(f"  for compute capabilities {', '.join(map(str, devices))}")
     for plan in record.get("plans", ()):
-        capacity = f"up to {plan['capacity']} tokens"
-        click.echo(f"  {plan['file']}: {capacity}, {megabytes(plan['bytes'])}, {plan['seconds']:.1f} s")
+        size = f"up to {plan['capacity']} tokens, {megabytes(plan['bytes'])}"
+        click.echo(f"  {plan['file']}: {size}, {plan['seconds']:.1f} s")

@@ -138,6 +138,16 @@ def test_export_inspect_and_verify(call, tiny_checkpoint, tmp_path):
     assert again.exit_code == errors.InputError.exit_code and "--overwrite" in again.stderr
 
 
+def test_build_says_where_the_result_is(call, bundle):
+    done = call("build", bundle, "--target", "onnxruntime-cpu", "--layout", "shared")
+    assert done.exit_code == 0 and "shared.fp32: onnxruntime 1." in done.stdout
+    record = json.loads(call("build", bundle, "--target", "onnxruntime-cpu", "--json").stdout)
+    assert record["layout"] == "panels"
+    refused = call("build", bundle, "--target", "onnxruntime-cpu", "--sm", "86,89")
+    assert refused.exit_code == errors.InputError.exit_code and "leave out --sm" in refused.stderr
+    assert "engine onnxruntime-cpu/panels.fp32: onnxruntime 1." in call("inspect", bundle).stdout
+
+
 def test_inspect_shows_a_checkpoint_and_a_bundle(call, bundle, pristine):
     checkpoint = pristine.parent / "checkpoint"
     done = call("inspect", checkpoint)

@@ -1,0 +1,206 @@
+"""The session's logic on a pretended GPU: host memory for CUDA, and ONNX Runtime on the same graph for the engine.
+
+What stays untested is whether the real libraries take the calls as their documentation says.
+"""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from flextron_export.errors import TargetError
+from flextron_export.graph.contract import LAYOUTS
+from flextron_export.targets import onnxruntime_cpu
+from flextron_export.targets._tensorrt import session as session_module
+from flextron_export.targets._tensorrt.profiles import Limits, plan_specs
+from flextron_export.targets._tensorrt.record import EngineRecord, PlanRecord
+from flextron_export.targets._tensorrt.session import TensorRTSession
+
+LIMITS = Limits((64, 128), max_batch=2, max_length=8)
+
+
+class HostMemory:
+    """Stands for `Cuda`: addresses are host addresses; knows what is allocated."""
+
+    stream = 0
+
+    def __init__(self):
+        self.held = {}
+
+    def allocate(self, size):
+        buffer = np.zeros(size + 256, np.uint8)
+        address = buffer.ctypes.data + -buffer.ctypes.data % 256
+        self.held[address] = buffer
+        return address
+
+    def free(self, address):
+        del self.held[address]
+
+    def upload(self, address, array):
+        assert array.flags.c_contiguous
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def download(self, array, address):
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def copy_rows(self, to, to_pitch, source, source_pitch, width, rows):
+        for i in range(rows):
+            ctypes.memmove(to + i * to_pitch, source + i * source_pitch, width)
+
+    def wait(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def at(address, shape, dtype):
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_char * size).from_address(address), dtype).reshape(shape)
+
+
+class Engine:
+    """An engine of one plan file and, being one context at a time, its execution context."""
+
+    def __init__(self, bundle, layout, spec):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.path))
+        self.graph = onnxruntime.InferenceSession(str(bundle.graph(layout, "fp16", spec.budget)), options)
+        self.engine, self.spec, self.active_optimization_profile = self, spec, 0
+        self.shapes, self.addresses = {}, {}
+        self.types = {"tensor(int64)": np.int64, "tensor(float16)": np.float16, "tensor(float)": np.float32}
+
+    def create_execution_context(self):
+        return self
+
+    def get_tensor_location(self, name):
+        return Library.TensorLocation.DEVICE
+
+    def set_optimization_profile_async(self, index, stream):
+        self.active_optimization_profile = index
+        self.shapes.clear()  # as the documentation says
+
+    def set_input_shape(self, name, shape):
+        low, _, high = self.spec.profiles[self.active_optimization_profile].shapes[name]
+        self.shapes[name] = shape
+        return all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True))
+
+    def set_tensor_address(self, name, address):
+        assert address % 256 == 0
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream):
+        feeds = {
+            v.name: at(self.addresses[v.name], self.shapes[v.name], self.types[v.type]).copy()
+            for v in self.graph.get_inputs()
+        }
+        names = [v.name for v in self.graph.get_outputs()]
+        for name, value in zip(names, self.graph.run(names, feeds), strict=True):
+            at(self.addresses[name], value.shape, value.dtype)[...] = value
+        return True
+
+
+class Library:
+    """Stands for `tensorrt_rtx`: a plan file holds its own name."""
+
+    class Logger:
+        ERROR = 0
+
+        def __init__(self, severity):
+            pass
+
+    class TensorLocation:
+        DEVICE, HOST = 0, 1
+
+    def __init__(self, bundle, layout):
+        specs = {s.file: s for s in plan_specs(bundle, layout, LIMITS)}
+
+        class Runtime:
+            def __init__(self, log):
+                pass
+
+            def deserialize_cuda_engine(self, content):
+                return Engine(bundle, layout, specs[content.decode()])
+
+        self.Runtime = Runtime
+
+
+@pytest.fixture
+def opened(shipped, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(session_module, "Cuda", HostMemory)
+
+    def open_session(layout):
+        plans = []
+        for spec in plan_specs(shipped, layout, LIMITS):
+            indices = {}
+            for i, p in enumerate(spec.profiles):
+                indices.setdefault(p.budget, {})[p.phase] = i
+            (tmp_path / spec.file).write_text(spec.file)
+            plans.append(PlanRecord(spec.file, 1, "", spec.capacity, indices, 0.0))
+        record = EngineRecord(
+            "tensorrt-rtx", "tensorrt_rtx", "1", (89,), layout, "fp16", 2, 8, "fused", {}, tuple(plans), 0.0, "test"
+        )
+        return TensorRTSession(Library(shipped, layout), shipped, tmp_path, record)
+
+    return open_session
+
+
+def generate(session, budget, prompt, steps):
+    """Logits of the last prompt token and of `steps` more tokens, two sequences at once; the cache grows on the way."""
+    batch = len(prompt)
+    cache = session.new_cache(budget, batch, 30)
+    found = []
+    ids, start = prompt, 0
+    for step in range(steps + 1):
+        count = ids.shape[1]
+        positions = np.tile(np.arange(start, start + count), (batch, 1))
+        rows = np.arange(batch) * count + count - 1
+        if step == 2:
+            session.grow(cache, 100)
+        found.append(session.step(cache, ids, positions, np.full(batch, start), rows).copy())
+        start += count
+        ids = (prompt[:, :1] + 7 * step) % 250
+    return np.stack(found), cache
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_session_computes_what_onnx_runtime_does_in_pieces_decode_and_after_growing(opened, shipped, layout):
+    prompt = np.random.default_rng(0).integers(0, 250, (2, 19))  # three pieces of at most 8
+    session = opened(layout)
+    reference = onnxruntime_cpu.open_session(shipped, layout=layout, dtype="fp16")
+    for budget in (*shipped.budgets, shipped.budgets[0]):  # there and back again
+        wanted, _ = generate(reference, budget, prompt, 4)
+        found, cache = generate(session, budget, prompt, 4)
+        assert (cache.capacity, found.dtype) == (128, np.float32)
+        np.testing.assert_allclose(found, wanted, atol=2e-2)
+
+
+def test_weights_are_uploaded_once_and_all_memory_is_given_back(opened, shipped):
+    session = opened("shared")
+    memory = session._cuda.held
+    kept = len(memory)
+    before = session.memory()
+    assert before >= sum(i.length for i in shipped.weights("fp16").tensors.values())
+    _, cache = generate(session, shipped.budgets[0], np.ones((1, 3), np.int64), 3)
+    assert len(memory) == kept + 1
+    del cache
+    assert len(memory) == kept
+    assert session.memory() < before + 100  # the plans of this test are a few bytes
+    session.close()
+    assert memory == {}
+
+
+def test_a_call_beyond_the_engine_is_refused(opened, shipped):
+    session = opened("shared")
+    assert session.max_capacity == 128
+    with pytest.raises(TargetError, match="up to 128 tokens"):
+        session.new_cache(shipped.budgets[0], 1, 129)
+    cache = session.new_cache(shipped.budgets[0], 3, 64)
+    one = np.zeros((3, 1), np.int64)
+    with pytest.raises(TargetError, match="up to 2 sequences, not 3"):
+        session.step(cache, one, one, np.zeros(3, np.int64), np.arange(3))

@@ -2,77 +2,64 @@
 
 from __future__ import annotations
 
-import json
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ..training.elastify import elastify
+from .common import DIRECTORY, json_option, print_json, print_table, show_warnings
 
-@click.command("elastify")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--text",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    required=True,
-    help="UTF-8 text to train on; .txt, .txt.xz or .txt.gz; repeat for more files.",
-)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint directory to create.")
-@click.option("--tokens", type=int, default=150_000, show_default=True, help="Tokens to train on; 0 only sorts.")
+
+def default(name: str) -> dict[str, Any]:
+    """The default of an option is that of the function; its module imports nothing heavy."""
+    return {"default": signature(elastify).parameters[name].default, "show_default": True}
+
+
+@click.command("elastify", short_help="Turn a Hugging Face model into an elastic checkpoint.")
+@click.argument("model", type=DIRECTORY)
+@click.option("--text", type=DIRECTORY, multiple=True, required=True, help="Text: .txt, .txt.xz, .txt.gz; may repeat.")
+@click.option("--out", type=DIRECTORY, required=True, help="Checkpoint directory to create.")
+@click.option("--tokens", type=int, help="Tokens to train on; 0 only sorts.", **default("tokens"))
 @click.option(
     "--loss",
     type=click.Choice(["distill", "ce", "mix"]),
-    default="distill",
-    show_default=True,
-    help="Learn from the original model, from the text, or from both.",
+    help="Learn from the original, the text, or both.",
+    **default("loss"),
 )
-@click.option("--batch", type=int, default=16, show_default=True, help="Sequences per step.")
-@click.option("--length", type=int, default=128, show_default=True, help="Tokens per sequence.")
-@click.option("--learning-rate", type=float, default=6e-4, show_default=True, help="Highest learning rate.")
-@click.option(
-    "--optimizer", type=click.Choice(["adamw", "muon"]), default="adamw", show_default=True, help="Optimiser."
-)
-@click.option(
-    "--budgets",
-    type=click.Path(path_type=Path),
-    help="JSON list of budgets, one [groups, neurons] per layer; default: uniform ones.",
-)
+@click.option("--batch", type=int, help="Sequences per step.", **default("batch"))
+@click.option("--length", type=int, help="Tokens per sequence.", **default("length"))
+@click.option("--learning-rate", type=float, help="Highest learning rate.", **default("learning_rate"))
+@click.option("--optimizer", type=click.Choice(["adamw", "muon"]), help="Optimiser.", **default("optimizer"))
+@click.option("--budgets", type=DIRECTORY, help="JSON list of budgets: a name and [groups, neurons] per layer.")
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="Type of the written weights; auto: the model's.",
+    help="Type of written weights.",
+    **default("dtype"),
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
-@click.option("--threads", type=int, help="CPU threads; with other work on the machine, fewer can be faster.")
+@click.option("--seed", type=int, help="Seed of everything random.", **default("seed"))
+@click.option("--threads", type=int, help="CPU threads; fewer are faster while other programs compute.")
+@click.option("--device", help="Torch device, such as cpu or cuda; a GPU by default if there is one.")
 @click.option("--overwrite", is_flag=True, help="Replace an elastic checkpoint at --out.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def elastify_command(
-    model: Path,
-    text: tuple[Path, ...],
-    out: Path,
-    budgets: Path | None,
-    overwrite: bool,
-    as_json: bool,
-    **settings: object,
-) -> None:
+@json_option
+def elastify_command(model: Path, text: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Turn MODEL, a Hugging Face directory, into an elastic checkpoint.
 
     Heads and neurons are sorted by importance, then the sub-networks are trained together. The checkpoint still loads
-    in transformers as the full model.
+    in transformers as the full model. A twentieth of the text is held out to measure every budget.
 
     \b
     Example:
-      flextron-export elastify models/llama --text prose.txt --out work/elastic --tokens 1000000
+      flextron-export elastify models/llama --text prose.txt --out checkpoint --tokens 1000000
     """
-    from ..training.elastify import elastify
-
-    checkpoint = elastify(model, text, out, budgets=budgets, overwrite=overwrite, progress=not as_json, **settings)  # type: ignore[arg-type]
+    show_warnings()
+    checkpoint = elastify(model, text, out, progress=not as_json, **options)
     rows = [{**b.to_json(), "parameters": b.parameters(checkpoint.architecture)} for b in checkpoint.budgets]
     if as_json:
-        click.echo(json.dumps({"checkpoint": str(out), "budgets": rows}))
+        print_json({"checkpoint": str(out), "budgets": rows})
         return
-    click.echo(f"{out}: {len(rows)} budgets")
-    for row in rows:
-        click.echo(f"  {row['name']:>8}  {row['parameters']:>14,} parameters  {row['validation_loss']:.3f} nats/token")
+    columns = ["budget", "parameters", "nats per token"]
+    table = [[row["name"], f"{row['parameters']:,}", f"{row['validation_loss']:.3f}"] for row in rows]
+    print_table(f"{out}: parameters without embeddings, validation loss", columns, table)

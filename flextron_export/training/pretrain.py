@@ -38,7 +38,7 @@ def pretrain(
     tokens: int = 750_000,
     batch: int = 16,
     length: int = 128,
-    learning_rate: float = 4e-3,
+    learning_rate: float = 1e-2,
     seed: int = 0,
     threads: int | None = None,
     overwrite: bool = False,
@@ -77,12 +77,12 @@ def pretrain(
     packed = pack(training, tokenizer, length, vocabulary, end=0)
     validation = spread(pack(held_out, tokenizer, length, vocabulary, end=0), VALIDATION_SEQUENCES)
     config = LlamaConfig(
-        hidden_size=256,
-        num_hidden_layers=6,
+        hidden_size=320,
+        num_hidden_layers=4,
         num_attention_heads=16,
         num_key_value_heads=8,
         head_dim=32,
-        intermediate_size=768,
+        intermediate_size=1024,
         vocab_size=vocabulary,
         max_position_embeddings=1024,
         tie_word_embeddings=True,

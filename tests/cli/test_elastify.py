@@ -15,7 +15,7 @@ def test_it_writes_a_checkpoint_and_lists_the_budgets(tiny_model_dir: Path, tiny
     arguments = [str(tiny_model_dir), "--text", str(tiny_text), "--length", "32", "--tokens", "0", "--threads", "1"]
     result = CliRunner().invoke(elastify_command, [*arguments, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert "full" in result.output and "nats/token" in result.output
+    assert "full" in result.output and "nats per token" in result.output
     result = CliRunner().invoke(elastify_command, [*arguments, "--out", str(tmp_path / "json"), "--json"])
     value = json.loads(result.stdout)
     assert value["checkpoint"] == str(tmp_path / "json")

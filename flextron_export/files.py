@@ -1,19 +1,42 @@
-"""Writing that is never half done, and hashes of what was written."""
+"""Writing that is never half done, hashes of what was written, and reading JSON that may be damaged."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import FlextronError, InputError
+
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What parsing a damaged JSON file, or taking its values apart, can raise."""
+
+
+def read_object(path: Path, error: type[FlextronError], fix: str | None = None) -> dict[str, Any]:
+    """A JSON file that holds an object; `error` if it cannot be read or holds anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, *MALFORMED) as problem:
+        raise error(f"{path} is damaged: {type(problem).__name__} {problem}.", fix=fix) from problem
+    return value
+
+
+def integers(values: Any) -> tuple[int, ...]:
+    """A JSON list of integers; ValueError if it is anything else; nothing is rounded or read out of a text."""
+    if not isinstance(values, list) or any(type(v) is not int for v in values):
+        raise ValueError(f"{values!r} is no list of integers")
+    return tuple(values)
 
 
 def sha256(path: Path) -> str:
@@ -32,6 +55,7 @@ def write_text(path: Path, text: str) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
+                os.fchmod(handle, 0o644)  # mkstemp lets nobody else read
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -59,41 +83,83 @@ def new_directory(path: Path, *, marker: str, overwrite: bool = False) -> Iterat
     Raises:
         InputError: `path` exists and may not be replaced, or it cannot be written.
     """
-    path = Path(os.path.abspath(path))
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    path = _resolved(path)
+    recover(path)
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         if not (path / marker).is_file():
-            raise InputError(f"{path} exists and was not written by this tool (it has no {marker}).", fix="choose another --out")
+            raise InputError(
+                f"{path} exists and was not written by this tool (it has no {marker}).", fix="choose another --out"
+            )
         if not overwrite:
             raise InputError(f"{path} exists.", fix="choose another --out, or pass --overwrite")
     with _explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.part-"))
-    try:
-        with _explain_os_errors(path):
-            os.chmod(temporary, 0o755)
-            yield temporary
-            _sync(temporary)
-            _swap(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _locked(temporary):
+        try:
+            with _explain_os_errors(path):
+                os.chmod(temporary, 0o755)
+                yield temporary
+                _sync(temporary)
+                _swap(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _swap(new: Path, path: Path) -> None:
     # A directory cannot be replaced in one step, so the old one is moved aside first; `recover` undoes it after a crash
     # between the two renames.
-    old = path.with_name(f".{path.name}.old")
+    old = _aside(path)
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.rename(path, old)
-    os.rename(new, path)
+    try:
+        os.rename(new, path)
+    except OSError:
+        recover(path)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
 def recover(path: Path) -> None:
     """Put back the old directory if a process died between the two renames of `new_directory`."""
-    old = path.with_name(f".{path.name}.old")
+    path = _resolved(path)
+    old = _aside(path)
     if old.is_dir() and not path.exists():
         os.rename(old, path)
+
+
+def _resolved(path: Path) -> Path:
+    # Has a name and a parent even if `path` is `.`; and where `path` is a link, what it points to is replaced.
+    return Path(os.path.realpath(path))
+
+
+def _aside(path: Path) -> Path:
+    return path.parent / f".{path.name}.old"
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[bool]:
+    """Try to hold a lock that the system releases when this process ends, however it ends; yield whether it is held."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = True
+    except OSError:  # another process holds it, or this file system has no locks
+        held = False
+    try:
+        yield held
+    finally:
+        os.close(handle)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary directories of processes that were killed while they wrote `path`."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.part-*"):
+        with suppress(OSError), _locked(part) as abandoned:
+            if abandoned:
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def _sync(directory: Path) -> None:
@@ -103,19 +169,27 @@ def _sync(directory: Path) -> None:
                 os.fsync(handle.fileno())
 
 
+_UNUSABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+
+
 @contextmanager
 def _explain_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except FlextronError:
+        raise
+    except Exception as error:
+        # Libraries that write on their own (safetensors) have other classes and keep only the text.
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error):
             raise InputError(
                 f"The disk is full: {path} was not written, and what stood there before is unchanged.",
                 cause=f"{shutil.disk_usage(_existing(path)).free / 1e6:.0f} MB are free on that disk",
                 fix="free some space or choose another --out",
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise InputError(f"{path} cannot be written: {error.strerror}.", fix="choose another --out") from error
+        if isinstance(error, OSError) and error.errno in _UNUSABLE:
+            raise InputError(
+                f"{path} cannot be written: {error.strerror} ({error.filename}).", fix="choose another --out"
+            ) from error
         raise
 
 

@@ -1,4 +1,4 @@
-"""How long work reports progress: a function that wraps an iteration. Libraries stay silent; the command line draws bars."""
+"""How long work reports progress: a function that wraps an iteration. Only the command line draws bars."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def export(
         CheckpointError, UnsupportedModelError, InputError: the checkpoint or an argument cannot be used.
         VerificationError: a graph does not compute what the model computes; nothing is written.
     """
-    _check_choices(layouts, dtypes)
+    _check_choices(layouts, dtypes, budgets)
     source = ElasticCheckpoint.open(checkpoint)
     chosen = tuple(source.budget(name) for name in budgets) if budgets else source.budgets
     weights = source.weights()
@@ -130,10 +130,11 @@ def write_graphs(
     return written
 
 
-def _check_choices(layouts: Sequence[str], dtypes: Sequence[str]) -> None:
+def _check_choices(layouts: Sequence[str], dtypes: Sequence[str], budgets: Sequence[str] | None) -> None:
     found = []
     for kind, given, known in (("layout", layouts, LAYOUTS), ("dtype", dtypes, tuple(DTYPES))):
         found += [f"unknown {kind} {name!r} (known: {', '.join(known)})" for name in given if name not in known]
         found += [f"no {kind} was given"] if not given else []
+    for kind, given in (("layout", layouts), ("dtype", dtypes), ("budget", budgets or ())):
         found += [f"{kind} {name} was given twice" for name in sorted({n for n in given if list(given).count(n) > 1})]
     problems(InputError, "cannot export", found)

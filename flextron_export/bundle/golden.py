@@ -1,12 +1,11 @@
 """Golden outputs: what the model computes, stored in the bundle so that any device can check itself without torch.
 
-`golden.<dtype>.json` holds, for every budget, token ids (a prompt and its greedy continuation), the margin between the two best
-logits at each position, and logits at a fixed sample of the vocabulary.
+`golden.<dtype>.json` holds, for every budget, token ids (a prompt and its greedy continuation), the margin between the
+two best logits at each position, and logits at a fixed sample of the vocabulary.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BundleError
-from ..files import write_json
+from ..files import MALFORMED, read_object, write_json
 from .manifest import Bundle
 
 SAMPLED = 64
@@ -40,6 +39,19 @@ class Reference:
     logits: np.ndarray
     margin: np.ndarray
     scale: float
+
+    def check(self, vocab_size: int) -> None:
+        """Raise ValueError unless shapes and tokens fit together."""
+        batch, length = self.ids.shape
+        tokens = np.concatenate([self.ids.ravel(), self.vocabulary])
+        if (
+            self.margin.shape != (batch, length)
+            or self.logits.shape != (batch, length, len(self.vocabulary))
+            or not 0 < self.prompt < length
+            or not self.scale > 0
+            or not 0 <= tokens.min() <= tokens.max() < vocab_size
+        ):
+            raise ValueError("shapes or tokens do not fit together")
 
 
 def golden_file(dtype: str) -> str:
@@ -80,8 +92,8 @@ def read_golden(bundle: Bundle, dtype: str) -> dict[str, Reference]:
             fix=f"flextron-export verify {bundle.path} --checkpoint CKPT",
         )
     try:
-        budgets = json.loads(path.read_text(encoding="utf-8"))["budgets"]
-        return {
+        budgets = read_object(path, BundleError, "copy the bundle again")["budgets"]
+        found = {
             name: Reference(
                 np.array(b["ids"], np.int64),
                 int(b["prompt"]),
@@ -90,7 +102,10 @@ def read_golden(bundle: Bundle, dtype: str) -> dict[str, Reference]:
                 np.array(b["margin"], np.float32),
                 float(b["scale"]),
             )
-            for name, b in budgets.items()
+            for name, b in ((budget.name, budgets[budget.name]) for budget in bundle.budgets)
         }
-    except (ValueError, KeyError, TypeError) as error:
+        for reference in found.values():
+            reference.check(bundle.architecture.vocab_size)
+        return found
+    except MALFORMED as error:
         raise BundleError(f"{path} is damaged: {type(error).__name__} {error}.", fix="copy the bundle again") from error

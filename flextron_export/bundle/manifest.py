@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,9 +13,10 @@ from ..elastic.safetensors import SafetensorsFile
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates, check_budgets
 from ..errors import BundleError, FlextronError, problems
-from ..files import recover, sha256, write_json
+from ..files import MALFORMED, integers, read_object, recover, sha256, write_json
 from ..graph.contract import DTYPES, LAYOUTS, graph_file
 
+FORMAT = "flextron-bundle"
 VERSION = 1
 MARKER = "manifest.json"
 
@@ -40,7 +41,8 @@ class Bundle:
         path: its directory.
         dtypes: precisions it holds, each with a file `weights.<dtype>.safetensors`.
         layouts: graph layouts per dtype.
-        files: every immutable file with its size and hash; `engines/` and `latency/` come later and keep their own records.
+        files: every immutable file with its size and hash; `engines/` and `latency/` come later and keep their own
+            records.
         source: what it was exported from.
     """
 
@@ -98,16 +100,19 @@ class Bundle:
         return weights
 
     def check_files(self, *, hashes: bool = True, names: Iterable[str] | None = None) -> None:
-        """Raise BundleError naming every file that is missing, of another size or (unless `hashes` is false) altered."""
+        """Raise BundleError naming every file that is missing, of another size or (with `hashes`) altered."""
         found = []
         for name in self.files if names is None else names:
             record, path = self.files[name], self.path / name
-            if not path.is_file():
-                found.append(f"{name} is missing")
-            elif (size := path.stat().st_size) != record.bytes:
-                found.append(f"{name} has {size} bytes instead of {record.bytes}")
-            elif hashes and sha256(path) != record.sha256:
-                found.append(f"{name} was altered (its SHA-256 differs)")
+            try:
+                if not os.path.isfile(path):
+                    found.append(f"{name} is missing")
+                elif (size := path.stat().st_size) != record.bytes:
+                    found.append(f"{name} has {size} bytes instead of {record.bytes}")
+                elif hashes and sha256(path) != record.sha256:
+                    found.append(f"{name} was altered (its SHA-256 differs)")
+            except OSError as error:
+                found.append(f"{name} cannot be read: {error.strerror}")
         problems(BundleError, f"the bundle {self.path} is damaged", found, fix="copy it again, or export it again")
 
     @classmethod
@@ -121,20 +126,21 @@ class Bundle:
         Raises:
             BundleError: it is missing, damaged, altered or from a newer version.
         """
-        path = Path(path)
+        path, again = Path(path), "copy the bundle again, or export it again"
         recover(path)
         marker = path / MARKER
         if not marker.is_file():
             raise BundleError(
                 f"{path} is not a bundle: it has no {MARKER}.", fix="flextron-export export CKPT --out BUNDLE"
             )
+        value = read_object(marker, BundleError, again)
         try:
-            value = json.loads(marker.read_text(encoding="utf-8"))
-            if value["format"] != "flextron-bundle":
-                raise ValueError(f"format is {value['format']!r}")
-            if int(value["version"]) > VERSION:
+            if value["format"] != FORMAT:
+                raise ValueError(f"its format is {value['format']!r}")
+            (version,) = integers([value["version"]])
+            if version > VERSION:
                 raise BundleError(
-                    f"{marker} has version {value['version']}; this flextron_export reads up to {VERSION}.",
+                    f"{marker} has version {version}; this flextron_export reads up to {VERSION}.",
                     fix="upgrade flextron-export",
                 )
             bundle = cls(
@@ -147,15 +153,14 @@ class Bundle:
                 dict(value.get("source") or {}),
             )
             bundle._validate()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(
-                f"{marker} is damaged: {type(error).__name__} {error}.", fix="copy the bundle again, or export it again"
-            ) from error
+        except MALFORMED as error:
+            raise BundleError(f"{marker} is damaged: {type(error).__name__} {error}.", fix=again) from error
         bundle.check_files(hashes=hashes)
         return bundle
 
     def _validate(self) -> None:
-        found = [f"unknown dtype {d!r}" for d in self.layouts if d not in DTYPES]
+        found = [] if any(self.layouts.values()) else ["it has no graphs"]
+        found += [f"unknown dtype {d!r}" for d in self.layouts if d not in DTYPES]
         found += [
             f"unknown layout {name!r}" for names in self.layouts.values() for name in names if name not in LAYOUTS
         ]
@@ -180,7 +185,7 @@ class Bundle:
         write_json(
             directory / MARKER,
             {
-                "format": "flextron-bundle",
+                "format": FORMAT,
                 "version": VERSION,
                 "architecture": self.architecture.to_json(),
                 "candidates": self.candidates.to_json(),

@@ -1,7 +1,7 @@
 """The verb `verify`: does every graph compute, for every budget, what the sliced torch model computes?
 
-Compared are the logits at every position over prefill, chunked prefill and token-by-token decode, alone and in a batch of three,
-and the greedy tokens wherever the two best logits are further apart than the tolerance.
+Compared are the logits at every position over prefill, chunked prefill and token-by-token decode, alone and in a batch
+of three, and the greedy tokens wherever the two best logits are further apart than the tolerance.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..elastic.checkpoint import ElasticCheckpoint
+from ..elastic.checkpoint import MARKER, ElasticCheckpoint
 from ..elastic.widths import Budget
 from ..errors import InputError, VerificationError
+from ..files import sha256
 from ..progress import Track, silent
 from .golden import Reference, read_golden
 from .manifest import Bundle
@@ -51,7 +52,7 @@ class Check:
 
 
 def verify(bundle: str | Path, *, checkpoint: str | Path | None = None, track: Track = silent) -> list[Check]:
-    """Check a bundle: hashes, then every graph against the checkpoint's torch model or, without one, the golden outputs.
+    """Check a bundle: hashes, then every graph against the checkpoint's torch model or, without one, golden outputs.
 
     Raises:
         BundleError: the bundle is damaged, or has no golden outputs and no checkpoint is given.
@@ -62,13 +63,21 @@ def verify(bundle: str | Path, *, checkpoint: str | Path | None = None, track: T
     if checkpoint is None:
         return verify_bundle(opened, None, track=track)
     source = ElasticCheckpoint.open(checkpoint)
-    if source.architecture != opened.architecture or source.candidates != opened.candidates:
-        raise InputError(f"{checkpoint} is not the checkpoint that {bundle} was exported from.")
+    if sha256(source.path / MARKER) != opened.source.get("checkpoint_sha256"):
+        raise InputError(
+            f"{checkpoint} is not the checkpoint that {bundle} was exported from.",
+            cause=f"its {MARKER} differs from the one at the time of the export",
+            fix="pass the right checkpoint, or none to compare with the golden outputs in the bundle",
+        )
     return verify_bundle(opened, torch_references(source, opened.budgets, track), track=track)
 
 
 def verify_bundle(bundle: Bundle, references: Mapping[str, Reference] | None, *, track: Track = silent) -> list[Check]:
-    """Compare every graph with the references, or with the stored golden outputs if None; raise VerificationError if one differs."""
+    """Compare every graph with the references, or with the stored golden outputs if None.
+
+    Raises:
+        VerificationError: one differs.
+    """
     from ..targets.onnxruntime_cpu import open_session
 
     checks: list[Check] = []
@@ -86,8 +95,9 @@ def verify_bundle(bundle: Bundle, references: Mapping[str, Reference] | None, *,
     if failed:
         worst = max(failed, key=lambda c: (np.nan_to_num(c.difference, nan=np.inf), c.tokens_wrong))
         raise VerificationError(
-            f"{len(failed)} of {len(checks)} checks failed; the worst: budget {worst.budget}, {worst.layout} {worst.dtype}, {worst.mode}, batch {worst.batch}: "
-            f"logits differ by {worst.difference:.1e} of the largest (allowed {worst.tolerance:.0e}), {worst.tokens_wrong} of {worst.tokens_compared} greedy tokens wrong.",
+            f"{len(failed)} of {len(checks)} checks failed; the worst: budget {worst.budget}, {worst.layout} "
+            f"{worst.dtype}, {worst.mode}, batch {worst.batch}: logits differ by {worst.difference:.1e} of the largest "
+            f"(allowed {worst.tolerance:.0e}), {worst.tokens_wrong} of {worst.tokens_compared} greedy tokens wrong.",
             cause="the graph, the weights file or the runtime is wrong; do not ship this bundle",
         )
     return checks
@@ -163,7 +173,8 @@ def torch_references(
                 difference = (model(ids).logits.float() - logits).abs().max() / logits.abs().max()
             if not difference <= TOLERANCE["fp32"]:
                 raise VerificationError(
-                    f"budget {budget.name}: the masked model differs from the sliced one by {difference:.1e} of the largest logit."
+                    f"budget {budget.name}: the masked model differs from the sliced one by {difference:.1e} of the "
+                    "largest logit."
                 )
             top = logits.topk(2, dim=-1).values
             found[budget.name] = Reference(
@@ -172,7 +183,7 @@ def torch_references(
                 np.arange(logits.shape[-1]),
                 logits.numpy(),
                 (top[..., 0] - top[..., 1]).numpy(),
-                float(logits.abs().max()),
+                float(logits.abs().max()) or 1.0,
             )
     return found
 

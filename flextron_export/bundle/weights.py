@@ -1,4 +1,4 @@
-"""From a Hugging Face checkpoint to the weights file of a bundle: prefix layout, one precision, one tensor in memory at a time."""
+"""From a Hugging Face checkpoint to the weights file of a bundle: prefix layout, one precision, a tensor at a time."""
 
 from __future__ import annotations
 

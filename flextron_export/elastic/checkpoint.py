@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, FlextronError, problems
-from ..files import recover, write_json
+from ..files import MALFORMED, integers, read_object, recover, write_json
 from .architecture import Architecture, read_config
 from .safetensors import SafetensorsFile
 from .tensors import TensorSpec, tensor_specs
 from .widths import Budget, Candidates, check_budgets
 
+FORMAT = "flextron-elastic-checkpoint"
 SCHEMA = 1
 MARKER = "elastic.json"
+FLOATS = ("F32", "F16", "BF16", "F64")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -43,12 +44,7 @@ class ModelWeights:
         if single.is_file():
             names = [single.name]
         elif index.is_file():
-            try:
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError) as error:
-                raise CheckpointError(f"{index} is damaged: {error}.", fix="copy the checkpoint again") from error
-            outside = [n for n in names if Path(n).name != n]
-            problems(CheckpointError, str(index), [f"{n!r} is not a file name in this directory" for n in outside])
+            names = _shards(index)
         else:
             pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in self.directory.glob(pattern)]
             raise CheckpointError(
@@ -72,16 +68,32 @@ class ModelWeights:
         return self._where[name].read(name)
 
     def check(self, specs: Sequence[TensorSpec]) -> None:
-        """Raise CheckpointError naming every tensor that is missing or has another shape."""
+        """Raise CheckpointError naming every tensor that is missing, has another shape or holds no floats."""
         found = []
         for spec in specs:
             expected = spec.shape[::-1] if spec.transposed else spec.shape
             if spec.source not in self:
                 found.append(f"{spec.source} is missing")
-            elif (shape := self._where[spec.source].tensors[spec.source].shape) != expected:
-                found.append(f"{spec.source} is {list(shape)}, config.json says {list(expected)}")
+                continue
+            info = self._where[spec.source].tensors[spec.source]
+            if info.shape != expected:
+                found.append(f"{spec.source} is {list(info.shape)}, config.json says {list(expected)}")
+            if info.dtype not in FLOATS:
+                found.append(f"{spec.source} is {info.dtype}, not {', '.join(FLOATS)}")
         more = [f"and {len(found) - 5} more"] if len(found) > 5 else []
         problems(CheckpointError, f"the weights in {self.directory} do not fit its config.json", found[:5] + more)
+
+
+def _shards(index: Path) -> list[str]:
+    """File names of the shards that an index lists."""
+    fix = "copy the checkpoint again"
+    names = read_object(index, CheckpointError, fix).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{index} is damaged: it has no weight_map.", fix=fix)
+    shards = sorted({str(n) for n in names.values()})
+    outside = [n for n in shards if n == ".." or Path(n).name != n]
+    problems(CheckpointError, str(index), [f"{n!r} is not a file name in this directory" for n in outside])
+    return shards
 
 
 @dataclass(frozen=True)
@@ -120,9 +132,11 @@ class ElasticCheckpoint:
                 f"{path} is not elastic: it has no {MARKER}.",
                 fix=f"flextron-export elastify {path} --text FILE --out CKPT",
             )
+        value = read_object(marker, CheckpointError, "run elastify again")
         try:
-            value = json.loads(marker.read_text(encoding="utf-8"))
-            schema = int(value["schema"])
+            if value["format"] != FORMAT:
+                raise ValueError(f"its format is {value['format']!r}")
+            (schema,) = integers([value["schema"]])
             if schema > SCHEMA:
                 raise CheckpointError(
                     f"{marker} has schema {schema}; this version reads up to {SCHEMA}.", fix="upgrade flextron-export"
@@ -130,7 +144,7 @@ class ElasticCheckpoint:
             candidates = Candidates.from_json(value["candidates"])
             budgets = tuple(Budget.from_json(b) for b in value["budgets"])
             extra = {k: dict(value.get(k) or {}) for k in ("parent", "sorting", "training")}
-        except (ValueError, KeyError, TypeError) as error:
+        except MALFORMED as error:
             raise CheckpointError(
                 f"{marker} is damaged: {type(error).__name__} {error}.", fix="run elastify again"
             ) from error
@@ -164,7 +178,7 @@ class ElasticCheckpoint:
         write_json(
             directory / MARKER,
             {
-                "format": "flextron-elastic-checkpoint",
+                "format": FORMAT,
                 "schema": SCHEMA,
                 "candidates": self.candidates.to_json(),
                 "budgets": [b.to_json() for b in self.budgets],

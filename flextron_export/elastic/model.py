@@ -1,7 +1,7 @@
 """Sub-networks of a torch model: the same weights, fewer rows.
 
-`narrowed` slices (what runs and trains), `masked` zeroes (what slicing must equal). Both act on a Hugging Face model in place
-and undo themselves; neither copies a weight.
+`narrowed` slices (what runs and trains), `masked` zeroes (what slicing must equal). Both act on a Hugging Face model in
+place and undo themselves; neither copies a weight.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def load_model(path: Path, dtype: str = "float32") -> Any:
     try:
         from transformers import AutoModelForCausalLM
     except ImportError as error:
-        raise MissingDependencyError(f"transformers cannot be imported: {error}.", fix="pip install 'flextron-export[train]'") from error
+        raise MissingDependencyError(
+            f"transformers cannot be imported: {error}.", fix="pip install 'flextron-export[train]'"
+        ) from error
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, local_files_only=True).eval()
 
 
@@ -55,7 +57,7 @@ def _linears(model: Any) -> Iterator[tuple[int, str, nn.Linear]]:
 def narrowed(model: Any, architecture: Architecture, budget: Budget) -> Iterator[None]:
     """Within the block, `model` computes only the budget's sub-network; gradients reach only the active rows.
 
-    A KV cache made inside the block has the budget's number of heads in each layer and must not be used with another budget.
+    A KV cache made inside the block has the budget's number of heads in each layer: do not use it with another budget.
     """
     from torch.nn.functional import linear
 
@@ -81,7 +83,7 @@ def narrowed(model: Any, architecture: Architecture, budget: Budget) -> Iterator
 
 @contextmanager
 def masked(model: Any, architecture: Architecture, budget: Budget) -> Iterator[None]:
-    """Within the block, the inputs of the output projections are zero beyond the budget's width: the definition of a sub-network."""
+    """Within the block, output projections read zeros beyond the budget's width: the definition of a sub-network."""
 
     def hook(count: int) -> Any:
         def zero(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,23 +18,28 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, FlextronError
+from ..errors import CheckpointError, FlextronError, MissingDependencyError
+from ..files import MALFORMED, integers
 from ..progress import Track, silent
 
 _NUMPY = {
-    "F64": "f8",
-    "F32": "f4",
-    "F16": "f2",
-    "I64": "i8",
-    "I32": "i4",
-    "I16": "i2",
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
     "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
     "U8": "u1",
     "BOOL": "?",
-    "BF16": "bfloat16",
 }
 _ALIGNMENT = 4096
 """Tensor data starts on a page, so that a mapped file can be handed to a runtime as it is."""
+
+_LARGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,22 @@ class TensorInfo:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """NumPy dtype of a safetensors dtype name; bfloat16 comes from ml_dtypes."""
-    if name == "BF16":
-        import ml_dtypes
+    """NumPy dtype of a safetensors dtype name; bfloat16 comes from ml_dtypes.
 
+    Raises:
+        ValueError: there is no such dtype, or NumPy has none for it.
+        MissingDependencyError: ml_dtypes is not installed.
+    """
+    if name == "BF16":
+        try:
+            import ml_dtypes
+        except ImportError as error:
+            raise MissingDependencyError(
+                "bfloat16 weights need ml_dtypes.", fix="pip install 'flextron-export[export]'"
+            ) from error
         return np.dtype(ml_dtypes.bfloat16)
+    if name not in _NUMPY:
+        raise ValueError(f"dtype {name!r} is not supported")
     return np.dtype(_NUMPY[name])
 
 
@@ -70,9 +87,11 @@ class SafetensorsFile:
     def __init__(self, path: Path, error: type[FlextronError] = CheckpointError) -> None:
         self.path = Path(path)
         try:
+            if not self.path.is_file():  # opening a pipe would wait for ever
+                raise ValueError("it is missing or no file")
             self.size = self.path.stat().st_size
             self.tensors = self._read_header()
-        except (OSError, ValueError, KeyError, TypeError) as problem:
+        except (OSError, *MALFORMED) as problem:
             raise error(
                 f"{path} cannot be read as safetensors: {problem}.",
                 cause="the file is truncated, altered or of another format",
@@ -83,20 +102,24 @@ class SafetensorsFile:
     def _read_header(self) -> dict[str, TensorInfo]:
         with self.path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(self.size - 8, 100_000_000):
+            if not 2 <= length <= min(self.size - 8, _LARGEST_HEADER):
                 raise ValueError("the header does not fit in the file")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_unique)
         header.pop("__metadata__", None)
         tensors, start = {}, 8 + length
         for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            shape = tuple(int(n) for n in entry["shape"])
-            size = numpy_dtype(entry["dtype"]).itemsize * int(np.prod(shape, dtype=object))
+            shape, (begin, end) = integers(entry["shape"]), integers(entry["data_offsets"])
+            size = numpy_dtype(entry["dtype"]).itemsize * math.prod(shape)
             if min(shape, default=1) < 0 or not 0 <= begin <= end or end - begin != size:
                 raise ValueError(f"tensor {name!r} has a size that does not fit its shape")
-            if start + end > self.size:
-                raise ValueError(f"tensor {name!r} lies beyond the end of the file ({self.size} bytes)")
-            tensors[name] = TensorInfo(entry["dtype"], shape, start + begin, end - begin)
+            tensors[name] = TensorInfo(entry["dtype"], shape, start + begin, size)
+        end_before = start
+        for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].length)):
+            if info.offset != end_before:
+                raise ValueError(f"tensor {name!r} does not begin where the one before it ends")
+            end_before += info.length
+        if end_before != self.size:
+            raise ValueError(f"it has {self.size} bytes, its header describes {end_before}")
         return tensors
 
     def __contains__(self, name: str) -> bool:
@@ -132,7 +155,7 @@ def write_safetensors(path: Path, plans: Mapping[str, TensorPlan], track: Track 
         plans: name -> plan.
         track: shows progress over the tensors.
     """
-    sizes = {name: numpy_dtype(p.dtype).itemsize * int(np.prod(p.shape, dtype=object)) for name, p in plans.items()}
+    sizes = {name: numpy_dtype(p.dtype).itemsize * math.prod(p.shape) for name, p in plans.items()}
     order = sorted(plans, key=lambda name: sizes[name] % 64 != 0)
     header: dict[str, Any] = {}
     offset = 0
@@ -162,3 +185,9 @@ def write_safetensors(path: Path, plans: Mapping[str, TensorPlan], track: Track 
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name occurs twice in the header")
+    return dict(pairs)

@@ -1,6 +1,7 @@
-"""The tensors of a model: their names in a bundle, where they come from in a Hugging Face checkpoint, and how they narrow.
+"""The tensors of a model: their names in a bundle, their source in a Hugging Face checkpoint, and how they narrow.
 
-Every elastic matrix is stored with its elastic dimension first, so that a narrower network is the first rows of the same buffer.
+Every elastic matrix is stored with its elastic dimension first, so that a narrower network is the first rows of
+the same buffer.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ class TensorSpec:
         source: its name in the Hugging Face checkpoint.
         shape: full shape in the bundle.
         layer: its layer, or None.
-        rows: what its first dimension counts: `query` (query heads x head_dim), `key` (KV groups x head_dim), `neurons`, or
-            None if it is not elastic.
+        rows: what its first dimension counts, or None if it is not elastic: `query` (query heads x head_dim), `key` (KV
+            groups x head_dim) or `neurons`.
         transposed: stored as the transpose of the source (o and down: [in, hidden]).
     """
 
@@ -62,9 +63,13 @@ def tensor_specs(a: Architecture) -> list[TensorSpec]:
             ("down", "mlp.down_proj", "neurons", a.mlp_bias),
         ):
             if name == "gate":
-                specs.append(TensorSpec(f"layers.{i}.ffn_norm", source + "post_attention_layernorm.weight", (a.hidden_size,), i))
+                specs.append(
+                    TensorSpec(f"layers.{i}.ffn_norm", source + "post_attention_layernorm.weight", (a.hidden_size,), i)
+                )
             output, count = name in ("o", "down"), rows(a, kind, full)
-            specs.append(TensorSpec(f"layers.{i}.{name}", f"{source}{module}.weight", (count, a.hidden_size), i, kind, output))
+            specs.append(
+                TensorSpec(f"layers.{i}.{name}", f"{source}{module}.weight", (count, a.hidden_size), i, kind, output)
+            )
             if biased:
                 bias = f"layers.{i}.{name}_bias", f"{source}{module}.bias"
                 specs.append(TensorSpec(*bias, (a.hidden_size,), i) if output else TensorSpec(*bias, (count,), i, kind))

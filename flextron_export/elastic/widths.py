@@ -7,10 +7,11 @@ A budget names one width per layer. Narrower means a prefix of the wider (arXiv 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InputError, problems
+from ..files import integers
 from .architecture import Architecture
 
 MINIMUM_QUERY_HEADS = 4
@@ -34,11 +35,19 @@ class Budget:
     validation_loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "layers": [[w.groups, w.neurons] for w in self.layers], "validation_loss": self.validation_loss}
+        return {
+            "name": self.name,
+            "layers": [[w.groups, w.neurons] for w in self.layers],
+            "validation_loss": self.validation_loss,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Budget:
-        return cls(value["name"], tuple(LayerWidth(*map(int, pair)) for pair in value["layers"]), value.get("validation_loss"))
+        """The inverse of `to_json`; ValueError, KeyError, TypeError or AttributeError if it is none."""
+        name, loss = value["name"], value.get("validation_loss")
+        if not isinstance(name, str) or not (loss is None or (isinstance(loss, (int, float)) and loss >= 0)):
+            raise ValueError(f"a budget is named {name!r} and has validation loss {loss!r}")
+        return cls(name, tuple(LayerWidth(*integers(pair)) for pair in value["layers"]), loss)
 
     def parameters(self, architecture: Architecture) -> int:
         """Number of active parameters outside the embedding and the LM head."""
@@ -57,21 +66,31 @@ class Candidates:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Candidates:
-        return cls(tuple(map(int, value["groups"])), tuple(map(int, value["neurons"])))
+        """The inverse of `to_json`; ValueError, KeyError or TypeError if it is none."""
+        return cls(integers(value["groups"]), integers(value["neurons"]))
 
     @classmethod
     def default(cls, architecture: Architecture, fractions: Sequence[float] = (0.25, 0.5, 0.75, 1.0)) -> Candidates:
-        """Fractions of the full widths, neurons rounded to the largest power of two up to 256 that divides them all well."""
-        block = next(b for b in (256, 128, 64, 32, 16, 8, 4, 2, 1) if architecture.intermediate_size % b == 0 and architecture.intermediate_size // b >= 4)
+        """Fractions of the full widths; neurons in blocks of a power of two, up to 256, that divides the full width."""
+        full = architecture.intermediate_size
+        block = next((b for b in (256, 128, 64, 32, 16, 8, 4, 2) if full % b == 0 and full // b >= 4), 1)
         least = -(-MINIMUM_QUERY_HEADS // architecture.heads_per_group)
-        groups = {max(round(f * architecture.num_kv_heads), min(least, architecture.num_kv_heads), 1) for f in fractions}
+        groups = {
+            max(round(f * architecture.num_kv_heads), min(least, architecture.num_kv_heads), 1) for f in fractions
+        }
         neurons = {max(round(f * architecture.intermediate_size / block), 1) * block for f in fractions}
-        return cls(tuple(sorted(groups | {architecture.num_kv_heads})), tuple(sorted(neurons | {architecture.intermediate_size})))
+        return cls(
+            tuple(sorted(groups | {architecture.num_kv_heads})),
+            tuple(sorted(neurons | {architecture.intermediate_size})),
+        )
 
     def validate(self, architecture: Architecture) -> None:
         """Raise InputError naming every candidate that does not fit the architecture."""
         found = []
-        for name, values, full in (("groups", self.groups, architecture.num_kv_heads), ("neurons", self.neurons, architecture.intermediate_size)):
+        for name, values, full in (
+            ("groups", self.groups, architecture.num_kv_heads),
+            ("neurons", self.neurons, architecture.intermediate_size),
+        ):
             if not values or list(values) != sorted(set(values)) or values[0] < 1:
                 found.append(f"candidate {name} {list(values)} are not positive and ascending")
             elif values[-1] != full:
@@ -82,30 +101,41 @@ class Candidates:
         problems(InputError, "these candidate widths do not fit the model", found)
 
     def uniform_budgets(self, architecture: Architecture) -> tuple[Budget, ...]:
-        """One budget per step of the candidates, the same in every layer, widest first; named `full`, `75`, `50` ... in percent of parameters kept."""
+        """One budget per step of the candidates, the same in every layer, widest first.
+
+        They are named after the percentage of parameters kept: `full`, `p75`, `p50` ...; of steps with the same
+        percentage, the first is kept.
+        """
         steps = max(len(self.groups), len(self.neurons))
-        pick = lambda values, k: values[round(k * (len(values) - 1) / max(steps - 1, 1))]  # noqa: E731
         full = architecture.full_budget().parameters(architecture)
-        budgets = {}
-        for k in reversed(range(steps)):
-            layers = (LayerWidth(pick(self.groups, k), pick(self.neurons, k)),) * architecture.num_layers
-            share = Budget("", layers).parameters(architecture) / full
-            budgets[layers] = Budget("full" if k == steps - 1 else f"p{round(100 * share)}", layers)
+        budgets = {"full": architecture.full_budget()}
+        for k in reversed(range(steps - 1)):
+            groups, neurons = (v[round(k * (len(v) - 1) / (steps - 1))] for v in (self.groups, self.neurons))
+            budget = Budget("", (LayerWidth(groups, neurons),) * architecture.num_layers)
+            name = f"p{round(100 * budget.parameters(architecture) / full)}"
+            budgets.setdefault(name, replace(budget, name=name))
         return tuple(budgets.values())
 
 
 def check_budgets(budgets: Sequence[Budget], candidates: Candidates, architecture: Architecture) -> None:
-    """Raise InputError naming every budget that is no list of candidate widths, one per layer, with a name of its own."""
+    """Raise InputError naming every budget that is no list of one candidate width per layer under a name of its own."""
     found = [] if budgets else ["there is no budget"]
     names = [b.name for b in budgets]
     found += [f"the name {name!r} is used twice" for name in sorted({n for n in names if names.count(n) > 1})]
     for budget in budgets:
         if not budget.name or not all(c.isalnum() or c in "._-" for c in budget.name):
-            found.append(f"the name {budget.name!r} is empty or has characters other than letters, digits, '.', '_' and '-'")
+            found.append(
+                f"the name {budget.name!r} is empty or has characters other than letters, digits, '.', '_' and '-'"
+            )
         if len(budget.layers) != architecture.num_layers:
-            found.append(f"budget {budget.name!r} has {len(budget.layers)} layers, the model has {architecture.num_layers}")
+            found.append(
+                f"budget {budget.name!r} has {len(budget.layers)} layers, the model has {architecture.num_layers}"
+            )
         for i, width in enumerate(budget.layers):
             if width.groups not in candidates.groups or width.neurons not in candidates.neurons:
-                found.append(f"budget {budget.name!r}, layer {i}: {width.groups} groups, {width.neurons} neurons are not among the candidates")
+                found.append(
+                    f"budget {budget.name!r}, layer {i}: "
+                    f"{width.groups} groups, {width.neurons} neurons are not among the candidates"
+                )
                 break
     problems(InputError, "these budgets do not fit the model", found)

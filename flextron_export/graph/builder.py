@@ -1,4 +1,4 @@
-"""A thin layer over onnx_ir: operators as calls, constants once, weights as byte ranges of an external file, `If` from functions."""
+"""A thin layer over onnx_ir: operators as calls, constants once, weights as ranges of a file, `If` from functions."""
 
 from __future__ import annotations
 

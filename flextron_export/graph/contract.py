@@ -1,10 +1,11 @@
 """The graph contract: names and shapes of every input and output, for every layout. Pure functions, no ONNX needed.
 
-Inputs: `ids` and `positions` [B, S], `write` [B] (cache slot of each sequence's first token), `rows` [N] (flattened token
-positions whose logits are wanted), all int64; KV caches `k.{layer}` and `v.{layer}` [B, groups, capacity, head_dim].
+Inputs: `ids` and `positions` [B, S], `write` [B] (cache slot of each sequence's first token), `rows` [N] (flattened
+token positions whose logits are wanted), all int64; KV caches `k.{layer}` and `v.{layer}` [B, groups, capacity,
+head_dim].
 Outputs: `logits` [N, vocab] and the caches, `k.{layer}.out` and `v.{layer}.out`, meant to be the same buffers.
-Layout `shared` adds the weights as inputs, `panels` an int64 scalar `groups.{layer}` and `neurons.{layer}`: the index of the
-candidate width.
+Layout `shared` adds the weights as inputs, `panels` an int64 scalar `groups.{layer}` and `neurons.{layer}`: the index
+of the candidate width.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The forward pass of a decoder-only transformer to the graph contract, written once for every layout.
 
-Rules that real parsers and compilers impose: the attention mask is always explicit (causal flags and live-length inputs are
-silently misread by some releases), the KV cache is updated outside `Attention` by `TensorScatter`, and attention stays outside `If`.
+Rules that real parsers and compilers impose: the attention mask is always explicit (causal flags and live-length inputs
+are silently misread by some releases), the KV cache is updated outside `Attention` by `TensorScatter`, and attention
+stays outside `If`.
 """
 
 from __future__ import annotations
@@ -69,7 +70,10 @@ def _forward(
     caches: dict[str, ir.Value],
     budget: Budget | None,
 ) -> ir.Value:
-    """Logits float32 [N, vocab]; `caches` is changed to hold the updated caches. Head counts are constants if `budget` is given."""
+    """Logits float32 [N, vocab]; `caches` is changed to hold the updated caches.
+
+    Head counts are constants if `budget` is given.
+    """
     mask = _mask(g, tokens["positions"], caches["k.0"])
     cos, sin = _rotary(g, a, tokens["positions"])
     batch_and_length = g.op("Shape", tokens["ids"])
@@ -114,7 +118,7 @@ def _mask(g: GraphBuilder, positions: ir.Value, cache: ir.Value) -> ir.Value:
 
 
 def _rotary(g: GraphBuilder, a: Architecture, positions: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """cos and sin [B, S, head_dim / 2], computed in float32 as transformers does, so that no table limits the context."""
+    """cos and sin [B, S, head_dim / 2], computed in float32 as transformers does; no table limits the context."""
     angles = g.op(
         "Mul",
         g.op("Unsqueeze", g.op("Cast", positions, to=ir.DataType.FLOAT), g.constant([2])),

@@ -1,9 +1,9 @@
-"""Layouts: where the weights of a graph live and how the elastic parts narrow. The rest of the graph is the same (`decoder`).
+"""Layouts: where the weights of a graph live and how the elastic parts narrow. The rest of the graph is `decoder`.
 
-`Prefix` serves `shared` (weights are inputs with dynamic leading dimensions) and `per-budget` (initializers are prefixes of the
-weights file); `Panels` cuts every elastic matrix at the candidate widths and runs a panel under `If`.
-All linear layers are `Gemm` on flattened tokens [T, in]: a transposed initializer is read where it lies, while a `Transpose` node
-would be folded into a private copy; and Gemm's third input adds the bias or the residual for free.
+`Prefix` serves `shared` (weights are inputs with dynamic leading dimensions) and `per-budget` (initializers are
+prefixes of the weights file); `Panels` cuts every elastic matrix at the candidate widths and runs a panel under `If`.
+All linear layers are `Gemm` on flattened tokens [T, in]: a transposed initializer is read where it lies, while a
+`Transpose` node would be folded into a private copy; and Gemm's third input adds the bias or the residual for free.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Panels(Prefix):
     """Elastic layers as a chain of constant panels: panel b runs if the layer's chosen candidate is b or wider.
 
     A projection's panel is appended to the heads before it, so that caches and attention are as narrow as the budget;
-    an output's panel is added to what the panels before it gave. Every `If` costs about as much as a small kernel, so they
-    are nested rather than in a row.
+    an output's panel is added to what the panels before it gave. Every `If` costs about as much as a small kernel, so
+    they are nested rather than in a row.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Panels(Prefix):
     def nest(
         self, kind: str, i: int, panel: Callable[[int, State], State], before: State, finish: Callable[[State], Values]
     ) -> Values:
-        """Panel 0 always, each further panel inside the `If` of the one before: a narrow budget meets one `If`, not all."""
+        """Panel 0 always, each further panel inside the `If` of the one before: a narrow budget meets only one `If`."""
         before = panel(0, before)
         count = len(getattr(self.candidates, kind))
 
@@ -127,7 +127,7 @@ class Panels(Prefix):
         return after(1, before)
 
     def reaches(self, kind: str, i: int, b: int) -> ir.Value:
-        """bool scalar: the layer's choice is candidate b or wider. Only the first is needed always, and twice for groups."""
+        """bool scalar: the layer's choice is candidate b or wider. Only the first is always needed, and twice."""
         make = self.g.at_top if b == 1 else self.g.op
         return make("GreaterOrEqual", self.choice[kind][i], self.g.constant(b))
 
@@ -152,8 +152,8 @@ class Panels(Prefix):
 class FixedPanels(Panels):
     """Panels as TensorRT takes them: every branch of an `If` has the same shape, so an unwanted panel gives zeros.
 
-    Projections are joined at full width and cut to the groups of the cache, whose number each optimisation profile fixes; the
-    attended heads are padded with zeros to full width again.
+    Projections are joined at full width and cut to the groups of the cache, whose number each optimisation profile
+    fixes; the attended heads are padded with zeros to full width again.
     """
 
     def query_key_value(self, i: int, x: ir.Value) -> Values:

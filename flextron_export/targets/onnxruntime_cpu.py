@@ -94,8 +94,10 @@ def open_session(
     Args:
         layout: `panels` by default: one copy of the weights serves every budget.
         dtype: `fp32` by default.
-        threads: intra-op threads; all cores this process may use by default. On a busy machine one can be faster than two.
-        prepack: let ONNX Runtime rearrange constant weights into private memory, for speed; without, the file stays mapped.
+        threads: intra-op threads; all cores this process may use by default. On a busy machine one can be faster than
+            two.
+        prepack: let ONNX Runtime rearrange constant weights into private memory, for speed; without, the file stays
+            mapped.
 
     Raises:
         BundleError: the graph was not exported.
@@ -161,7 +163,14 @@ class OnnxRuntimeSession:
         tokens = cache.tokens[key]
         for name, value in (("ids", ids), ("positions", positions), ("write", write), ("rows", rows)):
             tokens[name][...] = value
-        cache.calls[key]()
+        try:
+            cache.calls[key]()
+        except Exception as error:  # see `_session`
+            raise TargetError(
+                f"ONNX Runtime {self._ort.__version__} cannot run {self._graphs[cache.budget.name]}: {error}",
+                cause="a token, position or cache slot out of range, or a damaged graph",
+                fix=f"flextron-export verify {self.bundle.path}",
+            ) from error
         return tokens["logits"]
 
     def memory(self) -> int:
@@ -199,7 +208,7 @@ class OnnxRuntimeSession:
         cache.calls[length, count] = lambda held=held: session.run_with_iobinding(binding)  # type: ignore[misc]  # keeps the values alive
 
     def _budget_inputs(self, budget: Budget) -> dict[str, Any]:
-        """What a budget adds to the inputs: candidate indices (`panels`) or prefix views of the mapped weights (`shared`)."""
+        """What a budget adds to the inputs: candidate indices (`panels`), prefixes of the mapped weights (`shared`)."""
         if budget.name not in self._bound:
             arrays: dict[str, np.ndarray] = {}
             if self.layout == "panels":
@@ -236,7 +245,7 @@ class OnnxRuntimeSession:
             except Exception as error:  # ONNX Runtime raises classes of its own that share no base but Exception
                 raise TargetError(
                     f"ONNX Runtime {self._ort.__version__} refuses {graph}: {error}",
-                    cause=f"the graph or {weights_file(self.dtype)} is damaged, or this release lacks an operator of opset 24",
+                    cause=f"the graph or {weights_file(self.dtype)} is damaged, or this release lacks operators",
                     fix=f"flextron-export verify {self.bundle.path}, or install onnxruntime 1.30 or newer",
                 ) from error
             self._memory += max(private_memory() - before, 0)

@@ -1,7 +1,7 @@
 """Running engines on the GPU: weights uploaded once, KV caches updated in place.
 
-NEVER RUN ON A GPU YET. The logic is tested with host memory in place of CUDA and ONNX Runtime in place of the engine; the
-calls to TensorRT and CUDA themselves are written from their documentation.
+NEVER RUN ON A GPU YET. The logic is tested with host memory in place of CUDA and ONNX Runtime in place of the engine;
+the calls to TensorRT and CUDA themselves are written from their documentation.
 """
 
 from __future__ import annotations

@@ -1,0 +1,50 @@
+"""Tiny elastic models of every kind, neither sorted nor trained: their sub-networks are prefixes all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flextron_export.elastic.architecture import Architecture, read_config
+from flextron_export.elastic.checkpoint import ElasticCheckpoint
+from flextron_export.elastic.widths import Budget, Candidates, LayerWidth
+from flextron_export.training.tiny import tiny_model
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "grouped": {},
+    "multi-head": {"kv_heads": 8},
+    "biases": {"bias": True},
+    "untied, query wider than hidden": {"tied": False, "hidden": 32, "head_dim": 32},
+    "llama3 rope": {"rope": LLAMA3},
+    "linear rope": {"rope": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}},
+}
+"""kind -> options of `tiny_model`."""
+
+
+def elastic_model(out: Path, **options: Any) -> ElasticCheckpoint:
+    """A tiny model with budgets `full`, `tapered`, `crossed` (these two differ from layer to layer) and `small`."""
+    tiny_model(out, **options)
+    architecture = Architecture.from_config(read_config(out))
+    least, some, full = (architecture.num_kv_heads * quarters // 4 for quarters in (2, 3, 4))
+    budgets = {
+        "full": [(full, 128), (full, 128)],
+        "tapered": [(full, 64), (some, 96)],
+        "crossed": [(least, 64), (some, 32)],
+        "small": [(least, 32), (least, 32)],
+    }
+    checkpoint = ElasticCheckpoint(
+        out,
+        architecture,
+        Candidates((least, some, full), (32, 64, 96, 128)),
+        tuple(Budget(name, tuple(LayerWidth(*w) for w in layers)) for name, layers in budgets.items()),
+    )
+    checkpoint.write_marker(out)
+    return checkpoint

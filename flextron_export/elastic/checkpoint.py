@@ -91,7 +91,7 @@ def _shards(index: Path) -> list[str]:
     if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{index} is damaged: it has no weight_map.", fix=fix)
     shards = sorted({str(n) for n in names.values()})
-    outside = [n for n in shards if n == ".." or Path(n).name != n]
+    outside = [n for n in shards if n in ("", "..") or Path(n).name != n]
     problems(CheckpointError, str(index), [f"{n!r} is not a file name in this directory" for n in outside])
     return shards
 

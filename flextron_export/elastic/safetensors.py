@@ -178,7 +178,7 @@ def write_safetensors(path: Path, plans: Mapping[str, TensorPlan], track: Track 
         put(len(text).to_bytes(8, "little") + text)
         for name in track(order, f"writing {path.name}"):
             plan = plans[name]
-            array = np.ascontiguousarray(plan.make(), dtype=numpy_dtype(plan.dtype))
+            array = np.asarray(plan.make(), dtype=numpy_dtype(plan.dtype), order="C")
             if array.shape != plan.shape:
                 raise ValueError(f"{name} has shape {array.shape}, planned was {plan.shape}")
             put(array.reshape(-1).view(np.uint8).data)

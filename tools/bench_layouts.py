@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,17 @@ from tools.random_checkpoint import write_random_checkpoint
 
 SHAPE = {"layers": 12, "hidden": 768, "heads": 12, "kv_heads": 12, "ffn": 2048, "vocab": 32000}
 CONTEXT = 128
-LAYOUTS = ("per-budget", "panels", "shared")
+MODES = {
+    "per-budget": ("per-budget", False),
+    "panels": ("panels", False),
+    "per-budget, mapped": ("per-budget", True),
+    "panels, mapped": ("panels", True),
+    "shared": ("shared", False),
+}
+"""mode -> layout, low memory. In `shared` the weights are always mapped."""
 
 
-def decoder(session: Any, budget: Any) -> Any:
+def decoder(session: Any, budget: Any) -> Callable[[], float]:
     """A function that runs one decode step at CONTEXT and returns its milliseconds."""
     cache = session.new_cache(budget, 1, 2 * CONTEXT)
     at = np.array([[CONTEXT]])
@@ -51,18 +59,22 @@ def decoder(session: Any, budget: Any) -> Any:
 
 
 def times(bundle: Bundle, threads: int, rounds: int) -> dict[str, dict[str, float]]:
-    """budget -> layout -> median ms per token; per-budget static graphs are loaded one at a time."""
-    sessions = {layout: open_session(bundle, layout=layout, threads=threads) for layout in LAYOUTS}
+    """budget -> mode -> median ms per token. Each turn has an uncounted step, which fetches what the last turn drove out."""
+    sessions = {
+        mode: open_session(bundle, layout=layout, threads=threads, low_memory=low)
+        for mode, (layout, low) in MODES.items()
+    }
     found = {}
     for budget in track(bundle.budgets, "timing budgets"):
-        steps = {layout: decoder(session, budget) for layout, session in sessions.items()}
-        samples: dict[str, list[float]] = {layout: [] for layout in steps}
-        for k in range(rounds + 5):
-            for layout, step in steps.items():
+        steps = {mode: decoder(session, budget) for mode, session in sessions.items()}
+        samples: dict[str, list[float]] = {mode: [] for mode in steps}
+        for k in range(rounds + 2):
+            for mode, step in steps.items():
+                step()
                 took = step()
-                if k >= 5:
-                    samples[layout].append(took)
-        found[budget.name] = {layout: statistics.median(s) for layout, s in samples.items()}
+                if k >= 2:
+                    samples[mode].append(took)
+        found[budget.name] = {mode: statistics.median(s) for mode, s in samples.items()}
     return found
 
 
@@ -74,40 +86,27 @@ def proportional_memory() -> int:
     return 0
 
 
-def _memory_case(path: str, layout: str, count: int, prepack: bool, threads: int, queue: Any) -> None:
+def _memory_case(path: str, layout: str, low_memory: bool, count: int, threads: int, queue: Any) -> None:
     bundle = Bundle.open(path, hashes=False)
     before = private_memory(), proportional_memory()
-    session = open_session(bundle, layout=layout, threads=threads, prepack=prepack)
+    session = open_session(bundle, layout=layout, threads=threads, low_memory=low_memory)
     for budget in bundle.budgets[:count]:
         decoder(session, budget)()
     queue.put((private_memory() - before[0], proportional_memory() - before[1]))
 
 
 def memory(bundle: Bundle, threads: int) -> list[dict[str, Any]]:
-    """One row per layout, pre-packing and number of budgets; each measured in a process of its own."""
+    """One row per mode and number of budgets that are ready; each measured in a process of its own."""
     context = multiprocessing.get_context("spawn")
-    cases = [
-        (layout, prepack, count)
-        for layout in LAYOUTS
-        for prepack in (True, False)
-        for count in (1, len(bundle.budgets))
-    ]
+    cases = [(mode, count) for mode in MODES for count in (1, len(bundle.budgets))]
     rows = []
-    for layout, prepack, count in track(cases, "measuring memory"):
+    for mode, count in track(cases, "measuring memory"):
         queue = context.Queue()
-        process = context.Process(target=_memory_case, args=(str(bundle.path), layout, count, prepack, threads, queue))
+        process = context.Process(target=_memory_case, args=(str(bundle.path), *MODES[mode], count, threads, queue))
         process.start()
         private, proportional = queue.get()
         process.join()
-        rows.append(
-            {
-                "layout": layout,
-                "prepacked": prepack,
-                "budgets": count,
-                "private_mb": private / 1e6,
-                "resident_mb": proportional / 1e6,
-            }
-        )
+        rows.append({"mode": mode, "budgets": count, "private_mb": private / 1e6, "resident_mb": proportional / 1e6})
     return rows
 
 
@@ -123,22 +122,16 @@ def main() -> None:
         bundle = export(checkpoint.path, Path(directory) / "bundle", dtypes=["fp32"], verify=False, track=track)
         measured, sizes = times(bundle, options.threads, options.rounds), memory(bundle, options.threads)
     table = Table(title=f"decode, ms per token at context {CONTEXT}, {options.threads} thread(s); ratio to per-budget")
-    for column in ("budget", *LAYOUTS):
-        table.add_column(column)
+    for column in ("budget", *MODES):
+        table.add_column(column, justify="right")
     for name, row in measured.items():
-        table.add_row(name, *(f"{row[layout]:.2f} ({row[layout] / row['per-budget']:.2f}x)" for layout in LAYOUTS))
+        table.add_row(name, *(f"{row[mode]:.2f} ({row[mode] / row['per-budget']:.2f}x)" for mode in MODES))
     console.print(table)
-    table = Table(title="memory of the process, MB")
-    for column in ("layout", "weights", "budgets", "private", "resident"):
-        table.add_column(column)
+    table = Table(title="memory added to the process by that many budgets, MB")
+    for column in ("mode", "budgets", "private", "resident"):
+        table.add_column(column, justify="right")
     for r in sizes:
-        table.add_row(
-            r["layout"],
-            "pre-packed" if r["prepacked"] else "mapped",
-            str(r["budgets"]),
-            f"{r['private_mb']:.0f}",
-            f"{r['resident_mb']:.0f}",
-        )
+        table.add_row(r["mode"], str(r["budgets"]), f"{r['private_mb']:.0f}", f"{r['resident_mb']:.0f}")
     console.print(table)
     if options.json:
         options.json.write_text(

@@ -21,8 +21,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 
 
 def target_options(function: F) -> F:
-    """`--target`, `--layout`, `--dtype` and `--threads`: how a bundle is going to run."""
+    """`--target`, `--layout`, `--dtype`, `--threads` and `--low-memory`: how a bundle is going to run."""
     for option in (
+        click.option("--low-memory", is_flag=True, help="Leave the weights in the mapped file: slower, less memory."),
         click.option("--threads", type=click.IntRange(min=1), help="Threads of the target; one per core by default."),
         click.option("--dtype", help="Precision, such as fp32 or fp16; the target's own choice by default."),
         click.option(

@@ -57,6 +57,7 @@ def run_command(
     layout: str | None,
     dtype: str | None,
     threads: int | None,
+    low_memory: bool,
     as_json: bool,
 ) -> None:
     """Generate text with the best budget of BUNDLE that meets a latency target on this device.
@@ -85,6 +86,7 @@ def run_command(
         dtype=dtype,
         budget=budget,
         threads=threads,
+        low_memory=low_memory,
         best_effort=best_effort,
         context=context,
         calibration=calibration,

@@ -19,7 +19,6 @@ from ..errors import InputError
 from ..graph.contract import cache_shapes
 from ..progress import Track, silent
 from ..targets.session import Session
-from .device import fingerprint
 from .opening import Opening, open_bundle
 from .sequence import LiveSequence
 from .table import BudgetCost, LatencyTable, Timing, content_hash
@@ -42,6 +41,7 @@ def calibrate(
     layout: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    low_memory: bool = False,
     contexts: Sequence[int] = CONTEXTS,
     prompt_lengths: Sequence[int] = PROMPT_LENGTHS,
     repeats: int = REPEATS,
@@ -58,6 +58,7 @@ def calibrate(
         layout: graph layout; the target's own choice by default.
         dtype: precision; the target's own choice by default.
         threads: thread setting of the target; part of the device's identity.
+        low_memory: measure with weights that stay mapped; see `Runner`.
         contexts: context lengths at which decode steps are measured, cut to what the model holds.
         prompt_lengths: prompt lengths for the time to the first token, cut likewise.
         repeats: measurements per budget and context length (a twelfth of that per prompt length).
@@ -71,7 +72,7 @@ def calibrate(
         InputError: an argument cannot be used.
         BundleError, TargetError, MissingDependencyError: the bundle cannot be opened on that target.
     """
-    opening = open_bundle(bundle, target, layout, dtype, threads)
+    opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory)
     session = opening.session()
     try:
         return measure(opening, session, contexts, prompt_lengths, repeats, max_seconds, track)
@@ -113,7 +114,7 @@ def measure(
         "repeats": repeats,
         "load_average": [round(v, 2) for v in load],
     }
-    device = fingerprint(opening.target, opening.threads)
+    device = opening.device()
     content = content_hash(bundle, opening.target, opening.layout, opening.dtype)
     table = LatencyTable(device, opening.target, opening.layout, opening.dtype, content, costs, conditions)
     try:

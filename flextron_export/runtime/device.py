@@ -13,12 +13,13 @@ from typing import Any
 from ..targets import get_target
 
 
-def fingerprint(target: str, threads: int | None = None) -> dict[str, Any]:
+def fingerprint(target: str, threads: int | None = None, *, low_memory: bool = False) -> dict[str, Any]:
     """Describe this device for a target.
 
     Args:
         target: its libraries, and its GPU if it has one, are part of the description.
         threads: the setting; None means one per usable core.
+        low_memory: whether weights stay mapped, which is slower.
 
     Returns:
         A JSON object; `id` is stable as long as nothing else in it changes, and fit for a file name.
@@ -37,6 +38,7 @@ def fingerprint(target: str, threads: int | None = None) -> dict[str, Any]:
         "memory_gib": _memory_gib(),
         "power_mode": _first_line("/var/lib/nvpmodel/status"),
         "threads": threads or cores,
+        "low_memory": low_memory or None,
         "libraries": module.versions(),
     }
     # A target that computes elsewhere than on the CPU says where: name of the GPU, driver, clocks.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..bundle.manifest import Bundle
 from ..errors import InputError
 from ..targets import get_target
 from ..targets.session import Session
+from .device import fingerprint
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,20 @@ class Opening:
     layout: str
     dtype: str
     threads: int | None
+    low_memory: bool = False
 
     def session(self) -> Session:
         """Load it. TargetError, MissingDependencyError or BundleError if that fails."""
         module = get_target(self.target)
-        opened: Session = module.open_session(self.bundle, layout=self.layout, dtype=self.dtype, threads=self.threads)
+        modes = {"low_memory": True} if self.low_memory else {}
+        opened: Session = module.open_session(
+            self.bundle, layout=self.layout, dtype=self.dtype, threads=self.threads, **modes
+        )
         return opened
+
+    def device(self) -> dict[str, Any]:
+        """`fingerprint` of this device for this way of running."""
+        return fingerprint(self.target, self.threads, low_memory=self.low_memory)
 
     def max_tokens(self, session: Session) -> int:
         """Most tokens one sequence may hold: the model's positions, or fewer if an engine was built for fewer."""
@@ -40,21 +50,24 @@ def open_bundle(
     dtype: str | None = None,
     threads: int | None = None,
     *,
+    low_memory: bool = False,
     hashes: bool = True,
 ) -> Opening:
     """Open a bundle and settle layout and precision: those given, else the target's own, else what was exported.
 
     Raises:
-        InputError: there is no such target, or the number of threads is not positive.
+        InputError: there is no such target, it has no such mode, or the number of threads is not positive.
         BundleError: the bundle is damaged, or does not hold what was asked for.
         TargetError: the target refuses the layout or precision.
     """
     if threads is not None and threads < 1:
         raise InputError(f"{threads} threads cannot run anything.", fix="use --threads 1 or more, or leave it out")
     module = get_target(target)
+    if low_memory and not getattr(module, "LOW_MEMORY", False):
+        raise InputError(f"Target {target} has no low-memory mode.", fix="leave it out")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, hashes=hashes)
     dtype = dtype or (module.DEFAULT_DTYPE if module.DEFAULT_DTYPE in opened.dtypes else opened.dtypes[0])
     exported = opened.layouts.get(dtype, ())
     layout = layout or (module.DEFAULT_LAYOUT if module.DEFAULT_LAYOUT in exported or not exported else exported[0])
     module.check(opened, layout, dtype)
-    return Opening(opened, target, layout, dtype, threads)
+    return Opening(opened, target, layout, dtype, threads, low_memory)

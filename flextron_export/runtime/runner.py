@@ -16,7 +16,6 @@ from ..errors import InputError
 from ..progress import Track, silent
 from ..targets.session import Session
 from .calibrate import CONTEXTS, PROMPT_LENGTHS, measure
-from .device import fingerprint
 from .opening import open_bundle
 from .sampling import Sampling
 from .selection import Selection, Target, select
@@ -46,6 +45,8 @@ class Runner:
         layout, dtype: the target's own choice by default.
         budget: run this budget, whatever it costs; excludes a latency target.
         threads: thread setting of the target. On a busy machine one thread can be faster than two.
+        low_memory: leave the weights in the mapped file instead of rearranging them in private memory: slower, but the
+            pages are shared with other processes and can be dropped.
         best_effort: if no budget meets the target, run the one that comes closest instead of raising.
         verify_hashes: check the SHA-256 of every file in the bundle, not only sizes.
         context: tokens (prompt and answer) at which the target must hold; by default the longest that was measured.
@@ -76,6 +77,7 @@ class Runner:
         dtype: str | None = None,
         budget: str | None = None,
         threads: int | None = None,
+        low_memory: bool = False,
         best_effort: bool = False,
         verify_hashes: bool = True,
         context: int | None = None,
@@ -90,7 +92,7 @@ class Runner:
         if chunk < 1 or (context is not None and context < 1):
             raise InputError(f"chunk {chunk} and context {context} must be at least 1.")
         self.latency_target = None if latency_target is None else Target.parse(latency_target)
-        self._opening = open_bundle(bundle, target, layout, dtype, threads, hashes=verify_hashes)
+        self._opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory, hashes=verify_hashes)
         self.bundle, self._chunk = self._opening.bundle, chunk
         self.table: LatencyTable | None = None
         self.timings = Timings()
@@ -201,7 +203,7 @@ class Runner:
             return calibration
         opening = self._opening
         if calibration != "always":
-            device = fingerprint(opening.target, opening.threads)["id"]
+            device = opening.device()["id"]
             table = LatencyTable.load(self.bundle, device, opening.target, opening.layout, opening.dtype)
             if table is not None:
                 return table

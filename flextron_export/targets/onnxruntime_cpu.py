@@ -22,6 +22,8 @@ from ..progress import Track, silent
 NAME = "onnxruntime-cpu"
 DEFAULT_LAYOUT = "panels"
 DEFAULT_DTYPE = "fp32"
+LOW_MEMORY = True
+"""It has a mode that leaves the weights in the mapped file."""
 
 
 def check(bundle: Bundle, layout: str, dtype: str) -> None:
@@ -87,7 +89,7 @@ def open_session(
     layout: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
-    prepack: bool = True,
+    low_memory: bool = False,
 ) -> OnnxRuntimeSession:
     """Load a bundle.
 
@@ -96,8 +98,8 @@ def open_session(
         dtype: `fp32` by default.
         threads: intra-op threads; all cores this process may use by default. On a busy machine one can be faster than
             two.
-        prepack: let ONNX Runtime rearrange constant weights into private memory, for speed; without, the file stays
-            mapped.
+        low_memory: leave weights in the mapped file. By default ONNX Runtime rearranges constant weights in private
+            memory, for speed.
 
     Raises:
         BundleError: the graph was not exported.
@@ -105,7 +107,7 @@ def open_session(
     """
     layout, dtype = layout or DEFAULT_LAYOUT, dtype or DEFAULT_DTYPE
     check(bundle, layout, dtype)
-    return OnnxRuntimeSession(bundle, layout, dtype, threads or len(os.sched_getaffinity(0)), prepack)
+    return OnnxRuntimeSession(bundle, layout, dtype, threads or len(os.sched_getaffinity(0)), low_memory)
 
 
 @dataclass
@@ -124,8 +126,8 @@ class OnnxRuntimeCache:
 class OnnxRuntimeSession:
     """See `Session`. `per-budget` loads a budget's graph when it is first used."""
 
-    def __init__(self, bundle: Bundle, layout: str, dtype: str, threads: int, prepack: bool) -> None:
-        self.bundle, self.layout, self.dtype, self.threads, self.prepack = bundle, layout, dtype, threads, prepack
+    def __init__(self, bundle: Bundle, layout: str, dtype: str, threads: int, low_memory: bool) -> None:
+        self.bundle, self.layout, self.dtype, self.threads, self.low_memory = bundle, layout, dtype, threads, low_memory
         self.float = np.dtype({"fp32": np.float32, "fp16": np.float16}[dtype])
         self._ort = library()
         self._sessions: dict[Path, Any] = {}
@@ -235,7 +237,7 @@ class OnnxRuntimeSession:
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", str(self.bundle.path.resolve())
             )
-            if not self.prepack:
+            if self.low_memory:
                 options.add_session_config_entry("session.disable_prepacking", "1")
             before = private_memory()
             try:

@@ -2,8 +2,9 @@
 
     python tools/bench_export.py [--shape 7b|1b|125m] [--layout shared] [--dtype fp16] [--directory DIR] [--json FILE]
 
-Random fp16 weights of a Llama shape are written shard by shard, then exported without verification (no torch is loaded). Time is
-split into writing the weights file and all the rest; a plain copy of as many bytes is timed too, as the floor for the first.
+Random fp16 weights of a Llama shape are written shard by shard, then exported without verification (no torch is
+loaded). Time is split into writing the weights file and all the rest; a plain copy of as many bytes is timed too, as the
+floor for the first.
 """
 
 from __future__ import annotations
@@ -102,11 +103,13 @@ def main() -> None:
         result["plain_copy_seconds"] = copy_seconds(weights)
     seconds = result["seconds"]
     rest = seconds["all"] - seconds["writing weights"]
-    Console().print(
-        f"{options.shape}, {options.layout}, {options.dtype}: {result['weights_gb']:.2f} GB of weights, graph {result['graph_mb']:.2f} MB\n"
-        f"peak memory {result['peak_mb']:.0f} MB; writing weights {seconds['writing weights']:.1f} s "
-        f"(a plain copy: {result['plain_copy_seconds']:.1f} s), the rest {rest:.1f} s"
+    lines = (
+        f"{options.shape}, {options.layout}, {options.dtype}: {result['weights_gb']:.2f} GB of weights",
+        f"peak memory {result['peak_mb']:.0f} MB, graph {result['graph_mb']:.2f} MB",
+        f"writing weights {seconds['writing weights']:.1f} s (a plain copy: {result['plain_copy_seconds']:.1f} s)",
+        f"all the rest {rest:.1f} s",
     )
+    Console().print("\n".join(lines), highlight=False)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
 

@@ -2,9 +2,9 @@
 
     python tools/bench_layouts.py [--threads 1] [--rounds 40] [--json FILE]
 
-Time: every layout decodes the same token in turn (interleaved rounds, so that a busy machine slows all alike); the ratio is to
-`per-budget`, a static graph for each budget. Memory: a fresh process for each case, private (not file-backed) and proportional
-resident memory after every budget was used once.
+Time: every layout decodes the same token in turn (interleaved rounds, so that a busy machine slows all alike); the ratio
+is to `per-budget`, a static graph for each budget. Memory: a fresh process for each case, private (not file-backed) and
+proportional resident memory after every budget was used once.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ def decoder(session: Any, budget: Any) -> Callable[[], float]:
 
 
 def times(bundle: Bundle, threads: int, rounds: int) -> dict[str, dict[str, float]]:
-    """budget -> mode -> median ms per token. Each turn has an uncounted step, which fetches what the last turn drove out."""
+    """budget -> mode -> median ms per token.
+
+    Each turn begins with an uncounted step, which fetches what the last turn drove out of the caches.
+    """
     sessions = {
         mode: open_session(bundle, layout=layout, threads=threads, low_memory=low)
         for mode, (layout, low) in MODES.items()

@@ -1,10 +1,10 @@
-"""The main job, text to text: train a small model, make it elastic, export, compile, calibrate, run at two latency targets.
+"""The main job: train a small model, make it elastic, export, compile, calibrate, run at two latency targets.
 
     python tools/demo.py [--model HF_DIRECTORY] [--text FILE] [--work DIRECTORY] [--threads N]
 
 Every step keeps its result under the working directory and is skipped when it was done with the same settings before.
-Exits with an error if the slowest budget does not take at least twice the time of the fastest: then overhead was measured,
-not width.
+Exits with an error if the slowest budget does not take at least twice the time of the fastest: then overhead was
+measured, not width.
 """
 
 from __future__ import annotations

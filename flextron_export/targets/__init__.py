@@ -1,7 +1,7 @@
-"""Targets: where a bundle runs. Each is a module with the same verbs; nothing outside this package knows a target's name.
+"""Targets: where a bundle runs. Each is a module with the same verbs; nothing outside this package knows their names.
 
-`check(bundle, layout, dtype)` raises TargetError for a refused combination, `build(bundle, ...)` writes `engines/<target>/`,
-`open_session(bundle, ...)` returns a `Session` that runs the graph contract.
+`check(bundle, layout, dtype)` raises TargetError for a refused combination, `build(bundle, ...)` writes
+`engines/<target>/`, `open_session(bundle, ...)` returns a `Session` that runs the graph contract.
 """
 
 from __future__ import annotations

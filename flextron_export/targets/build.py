@@ -11,7 +11,16 @@ from ..progress import Track, silent
 from . import get_target
 
 
-def build(bundle: str | Path, target: str, *, layout: str | None = None, dtype: str | None = None, sm: tuple[int, ...] = (), track: Track = silent, **limits: Any) -> dict[str, Any]:
+def build(
+    bundle: str | Path,
+    target: str,
+    *,
+    layout: str | None = None,
+    dtype: str | None = None,
+    sm: tuple[int, ...] = (),
+    track: Track = silent,
+    **limits: Any,
+) -> dict[str, Any]:
     """Compile a bundle for a target; the result goes to `engines/<target>/`.
 
     Args:
@@ -31,7 +40,11 @@ def build(bundle: str | Path, target: str, *, layout: str | None = None, dtype: 
     module = get_target(target)
     opened = Bundle.open(bundle)
     if sm and not getattr(module, "AHEAD_OF_TIME", False):
-        raise InputError(f"Target {target} takes no compute capabilities.", cause="it compiles for the device it runs on", fix="leave out --sm")
+        raise InputError(
+            f"Target {target} takes no compute capabilities.",
+            cause="it compiles for the device it runs on",
+            fix="leave out --sm",
+        )
     layout, dtype = layout or module.DEFAULT_LAYOUT, dtype or module.DEFAULT_DTYPE
     module.check(opened, layout, dtype)
     return dict(module.build(opened, layout=layout, dtype=dtype, track=track, **({"sm": sm} if sm else {}), **limits))

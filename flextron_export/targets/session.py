@@ -27,7 +27,9 @@ class Session(Protocol):
     def grow(self, cache: Any, capacity: int) -> None:
         """Give the cache more slots in place, keeping what it holds."""
 
-    def step(self, cache: Any, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def step(
+        self, cache: Any, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
         """Run the tokens through the cache's budget.
 
         Args:

@@ -3,8 +3,8 @@
     python tools/bench_export.py [--shape 7b|1b|125m] [--layout shared] [--dtype fp16] [--directory DIR] [--json FILE]
 
 Random fp16 weights of a Llama shape are written shard by shard, then exported without verification (no torch is
-loaded). Time is split into writing the weights file and all the rest; a plain copy of as many bytes is timed too, as the
-floor for the first.
+loaded). Time is split into writing the weights file and all the rest; a plain copy of as many bytes is timed too, as
+the floor for the first.
 """
 
 from __future__ import annotations

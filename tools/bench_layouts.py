@@ -2,7 +2,7 @@
 
     python tools/bench_layouts.py [--threads 1] [--rounds 40] [--json FILE]
 
-Time: every layout decodes the same token in turn (interleaved rounds, so that a busy machine slows all alike); the ratio
+Time: every layout decodes the same token in turn (interleaved rounds: a busy machine slows all alike); the ratio
 is to `per-budget`, a static graph for each budget. Memory: a fresh process for each case, private (not file-backed) and
 proportional resident memory after every budget was used once.
 """

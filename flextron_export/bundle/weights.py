@@ -47,8 +47,8 @@ def _convert(source: ModelWeights, spec: TensorSpec, dtype: str) -> np.ndarray:
 
 
 def _finite(array: np.ndarray) -> bool:
-    # On the bits, in blocks that fit the caches: np.isfinite takes ten times as long on float16. Infinity has all bits of
-    # the exponent set and no others; what is not finite has at least these.
+    # On the bits, in blocks that fit the caches: np.isfinite takes ten times as long on float16. Infinity has all bits
+    # of the exponent set and no others; what is not finite has at least these.
     infinity = np.array(np.inf, array.dtype).view(f"u{array.itemsize}")
     bits = array.view(infinity.dtype)
     return all((bits[i : i + 256] & infinity).max() < infinity for i in range(0, len(bits), 256))

@@ -16,6 +16,8 @@ from ..errors import BundleError
 from ..files import MALFORMED, read_object, write_json
 from .manifest import Bundle
 
+FORMAT = "flextron-golden"
+VERSION = 1
 SAMPLED = 64
 """Vocabulary entries whose logits are stored."""
 
@@ -75,7 +77,7 @@ def write_golden(path: Path, dtype: str, references: Mapping[str, Reference]) ->
             "logits": [[[round(float(x), 5) for x in row] for row in sequence] for sequence in r.logits[..., columns]],
             "scale": r.scale,
         }
-    write_json(path, {"format": "flextron-golden", "version": 1, "dtype": dtype, "budgets": budgets})
+    write_json(path, {"format": FORMAT, "version": VERSION, "dtype": dtype, "budgets": budgets})
 
 
 def read_golden(bundle: Bundle, dtype: str) -> dict[str, Reference]:
@@ -92,7 +94,10 @@ def read_golden(bundle: Bundle, dtype: str) -> dict[str, Reference]:
             fix=f"flextron-export verify {bundle.path} --checkpoint CKPT",
         )
     try:
-        budgets = read_object(path, BundleError, "copy the bundle again")["budgets"]
+        value = read_object(path, BundleError, "copy the bundle again")
+        if (value["format"], value["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"it is {value['format']!r} version {value['version']!r}")
+        budgets = value["budgets"]
         found = {
             name: Reference(
                 np.array(b["ids"], np.int64),

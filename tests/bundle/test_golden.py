@@ -94,10 +94,15 @@ def test_references_that_make_no_sense_are_refused(bundle: Path, change: dict[st
         read_golden(rewritten(bundle, value), "fp32")
 
 
-@pytest.mark.parametrize("value", [{}, [], {"budgets": {}}, {"budgets": {"full": {}}}, {"budgets": 7}], ids=str)
-def test_references_of_missing_budgets_are_refused(bundle: Path, value: Any) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [{"budgets": {}}, {"budgets": {"full": {}}}, {"budgets": 7}, {"version": 2}, {"format": "flextron-bundle"}],
+    ids=str,
+)
+def test_other_files_and_missing_budgets_are_refused(bundle: Path, change: dict[str, Any]) -> None:
+    value = json.loads((bundle / golden_file("fp32")).read_text())
     with pytest.raises(BundleError, match=r"golden\.fp32\.json is damaged"):
-        read_golden(rewritten(bundle, value), "fp32")
+        read_golden(rewritten(bundle, {**value, **change}), "fp32")
 
 
 def rewritten(bundle: Path, value: Any) -> Bundle:

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -43,11 +42,11 @@ def test_a_bundle_is_opened_by_a_dot_inside_it(bundle: Path, monkeypatch: pytest
 
 
 def test_weights_are_mapped_in_prefix_layout(whole: Bundle) -> None:
-    for dtype, name in (("fp32", np.float32), ("fp16", np.float16)):
+    for dtype, name in (("fp32", "float32"), ("fp16", "float16")):
         weights = whole.weights(dtype)
         assert list(weights.tensors) == [s.name for s in tensor_specs(whole.architecture)]
         for spec in tensor_specs(whole.architecture):
-            assert (weights[spec.name].shape, weights[spec.name].dtype) == (spec.shape, name)
+            assert (weights[spec.name].shape, weights[spec.name].dtype.name) == (spec.shape, name)
             assert weights.tensors[spec.name].offset % 64 == 0
 
 

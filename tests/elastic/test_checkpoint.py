@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from flextron_export.elastic.checkpoint import ElasticCheckpoint, ModelWeights, copy_tokenizer
 from flextron_export.elastic.safetensors import SafetensorsFile, TensorPlan, write_safetensors
@@ -146,6 +149,18 @@ def test_a_marker_cut_anywhere_is_refused(checkpoint: Path) -> None:
             ElasticCheckpoint.open(checkpoint)
 
 
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(file=st.sampled_from(["config.json", "elastic.json", INDEX]), data=st.data())
+def test_changed_bytes_never_raise_anything_else(whole: Path, checkpoint: Path, file: str, data: st.DataObject) -> None:
+    content = bytearray((whole / file).read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.sampled_from(b'019-.,:"[]{}eE \0\xff'))
+    (checkpoint / file).write_bytes(content)
+    with suppress(CheckpointError, UnsupportedModelError):
+        ElasticCheckpoint.open(checkpoint).weights()
+    shutil.copyfile(whole / file, checkpoint / file)
+
+
 def pickle_instead(directory: Path) -> None:
     (directory / INDEX).unlink()
     (directory / SHARD).rename(directory / "pytorch_model.bin")
@@ -168,7 +183,7 @@ def truncated_shard(directory: Path) -> None:
     (directory / SHARD).write_bytes(content[:-1])
 
 
-def rewritten(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[Path], None]:
+def rewritten(change: Callable[[dict[str, np.ndarray]], object]) -> Callable[[Path], None]:
     """Damage that rewrites the weights as a valid file of other tensors."""
 
     def damage(directory: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from flextron_export.elastic.safetensors import SafetensorsFile, TensorPlan, numpy_dtype, write_safetensors
 from flextron_export.errors import BundleError, CheckpointError
 
-ARRAYS = {
+ARRAYS: dict[str, np.ndarray] = {
     "matrix": np.arange(12, dtype=np.float32).reshape(3, 4),
     "half": np.linspace(-1, 1, 5).astype(np.float16),
     "brain": np.arange(6).astype(numpy_dtype("BF16")).reshape(2, 3),
@@ -29,9 +30,8 @@ NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL",
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> str:
-    return write_safetensors(
-        path, {n: TensorPlan(NAMES[a.dtype.name], a.shape, lambda a=a: a) for n, a in arrays.items()}
-    )
+    plans = {n: TensorPlan(NAMES[a.dtype.name], a.shape, partial(np.asarray, a)) for n, a in arrays.items()}
+    return write_safetensors(path, plans)
 
 
 def file_of(header: Any, data: bytes = b"", *, length: int | None = None) -> bytes:

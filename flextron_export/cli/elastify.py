@@ -30,7 +30,7 @@ def default(name: str) -> dict[str, Any]:
 )
 @click.option("--batch", type=int, help="Sequences per step.", **default("batch"))
 @click.option("--length", type=int, help="Tokens per sequence.", **default("length"))
-@click.option("--learning-rate", type=float, help="Highest learning rate.", **default("learning_rate"))
+@click.option("--learning-rate", type=float, help="Highest learning rate; less for wider models by default.")
 @click.option("--optimizer", type=click.Choice(["adamw", "muon"]), help="Optimiser.", **default("optimizer"))
 @click.option("--budgets", type=DIRECTORY, help="JSON list of budgets: a name and [groups, neurons] per layer.")
 @click.option(

@@ -35,7 +35,7 @@ def pretrain(
     text: Sequence[str | Path],
     out: str | Path,
     *,
-    tokens: int = 750_000,
+    tokens: int = 660_000,
     batch: int = 16,
     length: int = 128,
     learning_rate: float = 1e-2,

@@ -81,7 +81,7 @@ def test_training_is_recorded_and_repeatable(tiny_model_dir: Path, tiny_text: Pa
 
     one, two = run("one"), run("two")
     assert content(one.path) == content(two.path)
-    assert one.training["tokens"] == 1024 and one.training["loss"] == "distill"
+    assert one.training["tokens"] == 1024 and one.training["loss"] == "mix"
 
 
 def test_weights_keep_their_type_unless_told_otherwise(model_copy: Path, tiny_text: Path, tmp_path: Path) -> None:

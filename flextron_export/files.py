@@ -96,38 +96,44 @@ def new_directory(path: Path, *, marker: str, overwrite: bool = False) -> Iterat
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.part-"))
-    with _locked(temporary):
+    with _locked(temporary, wait=True):
         try:
             with _explain_os_errors(path):
                 os.chmod(temporary, 0o755)
                 yield temporary
                 _sync(temporary)
-                _swap(temporary, path)
+                _swap(temporary, path, overwrite)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _swap(new: Path, path: Path) -> None:
+def _swap(new: Path, path: Path, overwrite: bool) -> None:
     # A directory cannot be replaced in one step, so the old one is moved aside first; `recover` undoes it after a crash
-    # between the two renames.
+    # between the two renames. Without `overwrite`, renaming fails if something has appeared there in the meantime.
     old = _aside(path)
-    if path.exists():
+    with _locked(path.parent, wait=True):  # other writers and `recover` wait
+        if overwrite and path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except OSError:
+            _put_back(path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
-        os.rename(path, old)
-    try:
-        os.rename(new, path)
-    except OSError:
-        recover(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def recover(path: Path) -> None:
     """Put back the old directory if a process died between the two renames of `new_directory`."""
     path = _resolved(path)
-    old = _aside(path)
-    if old.is_dir() and not path.exists():
-        os.rename(old, path)
+    if _aside(path).is_dir() and not path.exists():
+        with _locked(path.parent, wait=True):
+            _put_back(path)
+
+
+def _put_back(path: Path) -> None:
+    if _aside(path).is_dir() and not path.exists():
+        os.rename(_aside(path), path)
 
 
 def _resolved(path: Path) -> Path:
@@ -140,11 +146,11 @@ def _aside(path: Path) -> Path:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[bool]:
+def _locked(directory: Path, *, wait: bool) -> Iterator[bool]:
     """Try to hold a lock that the system releases when this process ends, however it ends; yield whether it is held."""
     handle = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         held = True
     except OSError:  # another process holds it, or this file system has no locks
         held = False
@@ -157,8 +163,8 @@ def _locked(directory: Path) -> Iterator[bool]:
 def _remove_leftovers(path: Path) -> None:
     """Remove the temporary directories of processes that were killed while they wrote `path`."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.part-*"):
-        with suppress(OSError), _locked(part) as abandoned:
-            if abandoned:
+        with suppress(OSError), _locked(part, wait=False) as abandoned:
+            if abandoned and any(part.iterdir()):  # an empty one may have been made this moment, and be locked next
                 shutil.rmtree(part, ignore_errors=True)
 
 
@@ -169,7 +175,16 @@ def _sync(directory: Path) -> None:
                 os.fsync(handle.fileno())
 
 
-_UNUSABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+_UNUSABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 
 
 @contextmanager

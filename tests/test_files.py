@@ -97,6 +97,18 @@ def test_an_empty_directory_is_filled(tmp_path: Path) -> None:
     assert content(tmp_path / "out") == "new"
 
 
+def test_what_appeared_in_the_meantime_is_not_replaced_unasked(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (
+        pytest.raises(InputError, match="cannot be written: Directory not empty"),
+        new_directory(out, marker=MARKER) as directory,
+    ):
+        (directory / MARKER).write_text("second")
+        write(out, "first", overwrite=False)
+    assert content(out) == "first"
+    assert names(tmp_path) == ["out"]
+
+
 def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
     write(tmp_path / "disk" / "out", "old")
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "out")
@@ -222,6 +234,7 @@ def test_the_directory_of_a_killed_process_is_not_overwritten_unasked(tmp_path: 
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     part = tmp_path / ".out.part-abc"
     part.mkdir()
+    (part / "weights").write_text("half")
     handle = os.open(part, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     write(tmp_path / "out")

@@ -62,8 +62,8 @@ def elastify(
         text: text files to train on; a twentieth of their documents is held out to measure the budgets.
         out: checkpoint directory to create.
         tokens: tokens to train on; 0 only sorts.
-        loss: `mix`, `distill` or `ce`; see `TrainingSettings`. `distill` stays closest to the original, and suits a text
-            that is unlike what the model was trained on.
+        loss: `mix`, `distill` or `ce`; see `TrainingSettings`. `distill` stays closest to the original, for a text
+            unlike what the model was trained on.
         batch: sequences per step.
         length: tokens per sequence.
         learning_rate: highest learning rate; default `LEARNING_RATE` / hidden size.

@@ -1,6 +1,6 @@
 """Elastic language models: one nested weight set, a graph or engine for every budget, chosen by a latency target.
 
-    from flextron_export import Runner, build, calibrate, elastify, export, verify
+from flextron_export import Runner, build, calibrate, elastify, export, verify
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import __version__
 
 # Imported on first use, so that the package imports with none of the optional libraries present.
 _VERBS = {
     "elastify": "training.elastify",
-    "export": "bundle.export",
-    "verify": "bundle.verify",
+    "export": "exporting",
+    "verify": "targets.verify",
     "build": "targets.build",
     "calibrate": "runtime.calibrate",
     "Runner": "runtime.runner",
@@ -22,11 +22,11 @@ _VERBS = {
 __all__ = ["Runner", "__version__", "build", "calibrate", "elastify", "export", "verify"]
 
 if TYPE_CHECKING:
-    from .bundle.export import export
-    from .bundle.verify import verify
+    from .exporting import export
     from .runtime.calibrate import calibrate
     from .runtime.runner import Runner
     from .targets.build import build
+    from .targets.verify import verify
     from .training.elastify import elastify
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flextron_export.bundle.export import export
+from flextron_export.exporting import export
 from flextron_export.training.data import save_tokenizer
 from flextron_export.training.tiny import byte_tokenizer
 from tools.random_checkpoint import write_random_checkpoint

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 from rich.progress import track
 
-from flextron_export.bundle.export import export
 from flextron_export.errors import FlextronError, InputError
+from flextron_export.exporting import export
 from tools.random_checkpoint import write_random_checkpoint
 
 SHAPES = {

@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from flextron_export.bundle.export import export
 from flextron_export.bundle.manifest import Bundle
+from flextron_export.exporting import export
 from flextron_export.targets.onnxruntime_cpu import open_session, private_memory
 from tools.random_checkpoint import write_random_checkpoint
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from ..errors import FlextronError
+from ..version import __version__
 
 COMMANDS = ("elastify", "export", "build", "calibrate", "verify", "run", "inspect")
 INTERRUPTED = 130

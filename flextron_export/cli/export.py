@@ -44,7 +44,7 @@ def export_command(
     Example:
       flextron-export export checkpoint --out bundle --layout panels --layout shared --dtype fp32
     """
-    from ..bundle.export import export
+    from ..exporting import export
     from ..graph.contract import DTYPES, LAYOUTS
 
     bundle = export(

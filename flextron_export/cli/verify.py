@@ -22,7 +22,7 @@ def verify_command(bundle: Path, checkpoint: Path | None, as_json: bool) -> None
     Example:
       flextron-export verify bundle --checkpoint checkpoint
     """
-    from ..bundle.verify import verify
+    from ..targets.verify import verify
 
     checks = verify(bundle, checkpoint=checkpoint, track=track)
     if as_json:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import CheckpointError, UnsupportedModelError, problems
 from ..files import read_object
-
-if TYPE_CHECKING:
-    from .widths import Budget
 
 FAMILIES = {"llama": "LlamaForCausalLM"}
 """model_type -> the architecture name a config must carry."""
@@ -143,12 +140,6 @@ class Architecture:
     def embedding_parameters(self) -> int:
         """Parameters of the embedding and the LM head; they are not elastic."""
         return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
-
-    def full_budget(self) -> Budget:
-        """The whole model as a budget named `full`."""
-        from .widths import Budget, LayerWidth
-
-        return Budget("full", (LayerWidth(self.num_kv_heads, self.intermediate_size),) * self.num_layers)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

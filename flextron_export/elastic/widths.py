@@ -54,6 +54,12 @@ class Budget:
         return sum(architecture.layer_parameters(w.groups, w.neurons) for w in self.layers) + architecture.hidden_size
 
 
+def full_budget(architecture: Architecture) -> Budget:
+    """The whole model as a budget named `full`."""
+    width = LayerWidth(architecture.num_kv_heads, architecture.intermediate_size)
+    return Budget("full", (width,) * architecture.num_layers)
+
+
 @dataclass(frozen=True)
 class Candidates:
     """The widths a layer may take, ascending; the last is the full width."""
@@ -107,8 +113,8 @@ class Candidates:
         percentage, the first is kept.
         """
         steps = max(len(self.groups), len(self.neurons))
-        full = architecture.full_budget().parameters(architecture)
-        budgets = {"full": architecture.full_budget()}
+        full = full_budget(architecture).parameters(architecture)
+        budgets = {"full": full_budget(architecture)}
         for k in reversed(range(steps - 1)):
             groups, neurons = (v[round(k * (len(v) - 1) / (steps - 1))] for v in (self.groups, self.neurons))
             budget = Budget("", (LayerWidth(groups, neurons),) * architecture.num_layers)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .. import __version__
 from ..elastic.safetensors import TensorInfo
+from ..version import __version__
 from .contract import OPSET
 
 FLOATS = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import __version__
 from ..bundle.manifest import Bundle
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget
@@ -19,6 +18,7 @@ from ..errors import InputError
 from ..graph.contract import cache_shapes
 from ..progress import Track, silent
 from ..targets.session import Session
+from ..version import __version__
 from .opening import Opening, open_bundle
 from .sequence import LiveSequence
 from .table import BudgetCost, LatencyTable, Timing, content_hash

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
 from ..bundle.manifest import Bundle, weights_file
 from ..elastic.widths import Budget
 from ..errors import InputError, MissingDependencyError, TargetError
 from ..files import write_json
 from ..graph.contract import cache_names, cache_shapes, choices, weight_shapes
 from ..progress import Track, silent
+from ..version import __version__
 
 NAME = "onnxruntime-cpu"
 DEFAULT_LAYOUT = "panels"

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..elastic.architecture import Architecture
 from ..elastic.model import narrowed
-from ..elastic.widths import Budget, Candidates, LayerWidth
+from ..elastic.widths import Budget, Candidates, LayerWidth, full_budget
 from ..errors import FlextronError, InputError, problems
 from .data import batches
 from .environment import autocast, thread_count, training_attention
@@ -97,13 +97,13 @@ class TrainingSettings:
 
 def full_only(architecture: Architecture) -> Sampler:
     """Plain training: every step trains the full model."""
-    budget = architecture.full_budget()
+    budget = full_budget(architecture)
     return lambda random: [budget]
 
 
 def full_smallest_random(architecture: Architecture, candidates: Candidates) -> Sampler:
     """Elastic training: the full model, the smallest, and one whose widths are drawn independently in every layer."""
-    full = architecture.full_budget()
+    full = full_budget(architecture)
     smallest = Budget("smallest", (LayerWidth(candidates.groups[0], candidates.neurons[0]),) * architecture.num_layers)
 
     def draw(random: np.random.Generator) -> Sequence[Budget]:

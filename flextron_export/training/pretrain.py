@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..elastic.architecture import Architecture, read_config
+from ..elastic.widths import full_budget
 from ..files import new_directory, write_json
 from .corpus import read_text, split
 from .data import END, MARKER, pack, save_tokenizer, spread
@@ -101,7 +102,7 @@ def pretrain(
         train(
             model, architecture, packed, settings, full_only(architecture), progress=progress, description="pretraining"
         )
-        loss = validation_loss(model, architecture, architecture.full_budget(), validation)
+        loss = validation_loss(model, architecture, full_budget(architecture), validation)
         model.save_pretrained(directory)
         save_tokenizer(tokenizer, directory)
         write_json(directory / MARKER, {"validation_loss": loss, "settings": asdict(settings)})

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flextron_export.bundle.export import export
 from flextron_export.bundle.manifest import Bundle
 from flextron_export.elastic.checkpoint import ElasticCheckpoint
+from flextron_export.exporting import export
 from tests.elastic_models import elastic_model
 
 

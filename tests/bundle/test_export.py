@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flextron_export.bundle.export import export
 from flextron_export.bundle.manifest import Bundle
 from flextron_export.elastic.checkpoint import ElasticCheckpoint
 from flextron_export.elastic.safetensors import SafetensorsFile, TensorPlan, write_safetensors
 from flextron_export.errors import CheckpointError, InputError
+from flextron_export.exporting import export
 from flextron_export.files import sha256
 from tests.random_bundle import random_bundle
 
@@ -180,7 +180,7 @@ def test_a_killed_export_leaves_the_old_bundle_whole_and_the_next_one_tidies_up(
     before = everything(old)
     script = """
 import os, signal, sys
-from flextron_export.bundle.export import export
+from flextron_export.exporting import export
 
 def track(items, description):
     for i, item in enumerate(items):

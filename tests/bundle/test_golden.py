@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flextron_export.bundle.export import export
 from flextron_export.bundle.golden import SAMPLED, golden_file, read_golden
 from flextron_export.bundle.manifest import Bundle, FileRecord
-from flextron_export.bundle.verify import BATCH, LENGTH, PROMPT, torch_references, verify
 from flextron_export.elastic.checkpoint import ElasticCheckpoint
 from flextron_export.errors import BundleError
+from flextron_export.exporting import export
 from flextron_export.graph.contract import LAYOUTS
 from flextron_export.targets.onnxruntime_cpu import open_session
+from flextron_export.targets.verify import BATCH, LENGTH, PROMPT, torch_references, verify
 from tests.elastic_models import elastic_model
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_tokens.json").read_text())

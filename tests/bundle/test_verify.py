@@ -13,14 +13,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from flextron_export.bundle.export import export
 from flextron_export.bundle.manifest import Bundle
-from flextron_export.bundle.verify import verify, verify_bundle
 from flextron_export.elastic.architecture import Rope
 from flextron_export.elastic.checkpoint import ElasticCheckpoint
 from flextron_export.errors import BundleError, InputError, VerificationError
+from flextron_export.exporting import export
 from flextron_export.files import sha256
 from flextron_export.graph import decoder
+from flextron_export.targets.verify import verify, verify_bundle
 from tests.elastic_models import elastic_model
 
 Build = Callable[..., ir.Model]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from flextron_export.elastic.architecture import Architecture, Rope, read_config
+from flextron_export.elastic.widths import full_budget
 from flextron_export.errors import CheckpointError, UnsupportedModelError
 from tests.elastic_models import LLAMA3
 
@@ -94,7 +95,7 @@ def test_parameters_are_those_of_the_torch_model(bias: bool, tied: bool) -> None
 
     config = {**CONFIG, "attention_bias": bias, "mlp_bias": bias, "tie_word_embeddings": tied, "head_dim": 16}
     architecture = Architecture.from_config(config)
-    counted = architecture.full_budget().parameters(architecture) + architecture.embedding_parameters
+    counted = full_budget(architecture).parameters(architecture) + architecture.embedding_parameters
     assert counted == sum(p.numel() for p in LlamaForCausalLM(LlamaConfig(**config)).parameters())
 
 

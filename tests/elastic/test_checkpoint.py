@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from flextron_export.elastic.checkpoint import ElasticCheckpoint, ModelWeights, copy_tokenizer
 from flextron_export.elastic.safetensors import SafetensorsFile, TensorPlan, write_safetensors
 from flextron_export.elastic.tensors import tensor_specs
+from flextron_export.elastic.widths import full_budget
 from flextron_export.errors import CheckpointError, UnsupportedModelError
 from tests.random_bundle import random_checkpoint
 
@@ -43,7 +44,7 @@ def edit(path: Path, **changes: Any) -> None:
 def test_what_elastify_wrote_is_read(tiny_checkpoint: Path) -> None:
     checkpoint = ElasticCheckpoint.open(tiny_checkpoint)
     assert checkpoint.budgets[0].name == "full"
-    assert checkpoint.budget("full").layers == checkpoint.architecture.full_budget().layers
+    assert checkpoint.budget("full").layers == full_budget(checkpoint.architecture).layers
     assert set(checkpoint.parent["sha256"]) == {"model.safetensors"}
     assert all(spec.source in checkpoint.weights() for spec in tensor_specs(checkpoint.architecture))
 

@@ -10,7 +10,7 @@ import pytest
 from flextron_export.elastic.architecture import Architecture, read_config
 from flextron_export.elastic.model import masked, narrowed
 from flextron_export.elastic.tensors import tensor_specs
-from flextron_export.elastic.widths import Budget, LayerWidth
+from flextron_export.elastic.widths import Budget, LayerWidth, full_budget
 from flextron_export.training.tiny import tiny_model
 
 MIXED = Budget("mixed", (LayerWidth(2, 96), LayerWidth(3, 32)))
@@ -47,7 +47,7 @@ def test_the_full_budget_changes_nothing_and_both_undo_themselves(tiny_model_dir
     ids = torch.arange(1, 17)[None]
     with torch.no_grad():
         before = model(ids).logits
-        with narrowed(model, architecture, architecture.full_budget()):
+        with narrowed(model, architecture, full_budget(architecture)):
             assert torch.equal(model(ids).logits, before)
         for context in (narrowed, masked):
             with pytest.raises(RuntimeError), context(model, architecture, MIXED):
@@ -76,6 +76,6 @@ def test_a_narrower_budget_uses_a_prefix_of_the_wider(tiny_model_dir: Path) -> N
     architecture = Architecture.from_config(read_config(tiny_model_dir))
     for spec in tensor_specs(architecture):
         narrow = spec.active(architecture, MIXED.layers)
-        wide = spec.active(architecture, architecture.full_budget().layers)
+        wide = spec.active(architecture, full_budget(architecture).layers)
         assert wide == spec.shape
         assert narrow[0] <= wide[0] and narrow[1:] == wide[1:]

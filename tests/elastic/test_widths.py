@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flextron_export.elastic.architecture import Architecture, Rope
 from flextron_export.elastic.tensors import rows, tensor_specs
-from flextron_export.elastic.widths import Budget, Candidates, LayerWidth, check_budgets
+from flextron_export.elastic.widths import Budget, Candidates, LayerWidth, check_budgets, full_budget
 from flextron_export.errors import InputError
 
 MODEL = Architecture("llama", 64, 2, 8, 4, 16, 128, 260, 512, 1e-5, True, False, False, Rope())
@@ -45,7 +45,7 @@ def test_defaults_fit_every_model(kv_heads: int, per_group: int, neurons: int, l
     check_budgets(budgets, candidates, architecture)
     sizes = [b.parameters(architecture) for b in budgets]
     assert sizes == sorted(set(sizes), reverse=True)
-    assert budgets[0] == architecture.full_budget()
+    assert budgets[0] == full_budget(architecture)
 
 
 def test_budgets_are_named_after_the_parameters_they_keep() -> None:

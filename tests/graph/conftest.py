@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
-from flextron_export.bundle.export import export
 from flextron_export.bundle.manifest import Bundle
 from flextron_export.elastic.checkpoint import ElasticCheckpoint
+from flextron_export.exporting import export
 from tests.elastic_models import MODELS, elastic_model
 
 

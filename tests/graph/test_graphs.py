@@ -9,13 +9,13 @@ import onnx
 import pytest
 
 from flextron_export.bundle.manifest import weights_file
-from flextron_export.bundle.verify import BATCH, MODES, TOLERANCE, run_in_steps, verify
 from flextron_export.elastic.checkpoint import ModelWeights
 from flextron_export.elastic.model import load_model, narrowed
 from flextron_export.elastic.tensors import tensor_specs
 from flextron_export.elastic.widths import Budget
 from flextron_export.graph.contract import LAYOUTS
 from flextron_export.targets.onnxruntime_cpu import open_session
+from flextron_export.targets.verify import BATCH, MODES, TOLERANCE, run_in_steps, verify
 
 from .conftest import Exported
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from flextron_export.bundle.export import export
 from flextron_export.bundle.manifest import Bundle
+from flextron_export.exporting import export
 from tools.random_checkpoint import write_random_checkpoint
 
 SHAPE = {"layers": 2, "hidden": 256, "heads": 16, "kv_heads": 4, "ffn": 256, "vocab": 257}

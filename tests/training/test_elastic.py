@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flextron_export.elastic.architecture import Architecture, read_config
-from flextron_export.elastic.widths import Candidates, LayerWidth
+from flextron_export.elastic.widths import Candidates, LayerWidth, full_budget
 from flextron_export.errors import FlextronError, InputError
 from flextron_export.training.elastic import TrainingSettings, full_only, full_smallest_random, train
 from flextron_export.training.evaluate import validation_loss
@@ -92,7 +92,7 @@ def test_random_budgets_are_drawn_per_layer_from_the_candidates(architecture: Ar
     sampler = full_smallest_random(architecture, candidates)
     random = np.random.default_rng(0)
     drawn = [sampler(random) for _ in range(200)]
-    assert all(full == architecture.full_budget() for full, _, _ in drawn)
+    assert all(full == full_budget(architecture) for full, _, _ in drawn)
     assert {w for _, small, _ in drawn for w in small.layers} == {LayerWidth(2, 32)}
     pairs = [(w.groups, w.neurons) for _, _, draw in drawn for w in draw.layers]
     assert set(pairs) == {(g, n) for g in candidates.groups for n in candidates.neurons}

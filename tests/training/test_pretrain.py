@@ -8,6 +8,7 @@ import pytest
 
 from flextron_export.elastic.checkpoint import ModelWeights
 from flextron_export.elastic.tensors import tensor_specs
+from flextron_export.elastic.widths import full_budget
 from flextron_export.training.data import load_tokenizer
 from flextron_export.training.pretrain import pretrain, train_tokenizer
 
@@ -25,7 +26,7 @@ def test_it_writes_a_model_that_can_be_made_elastic(tiny_pretrained: Path) -> No
 
     architecture = Architecture.from_config(read_config(tiny_pretrained))
     ModelWeights(tiny_pretrained).check(tensor_specs(architecture))
-    assert architecture.full_budget().parameters(architecture) >= 5_000_000
+    assert full_budget(architecture).parameters(architecture) >= 5_000_000
     AutoModelForCausalLM.from_pretrained(tiny_pretrained)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
 from ...bundle.manifest import Bundle, FileRecord
 from ...elastic.widths import MINIMUM_QUERY_HEADS
 from ...errors import TargetError, problems
 from ...files import new_directory, write_json
 from ...progress import Track, silent
+from ...version import __version__
 from .builder import attention_may_decompose, compile_plan
 from .device import find_device, require_device
 from .flavour import Flavour

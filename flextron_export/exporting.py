@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import __version__
-from ..elastic.checkpoint import MARKER as CHECKPOINT_MARKER
-from ..elastic.checkpoint import ElasticCheckpoint, copy_tokenizer
-from ..elastic.safetensors import SafetensorsFile
-from ..errors import InputError, MissingDependencyError, problems
-from ..files import new_directory, sha256
-from ..graph.contract import DTYPES, LAYOUTS, graph_file
-from ..progress import Track, silent
-from .manifest import MARKER, Bundle, FileRecord, weights_file
-from .weights import write_weights
+from .bundle.manifest import MARKER, Bundle, FileRecord, weights_file
+from .bundle.weights import write_weights
+from .elastic.checkpoint import MARKER as CHECKPOINT_MARKER
+from .elastic.checkpoint import ElasticCheckpoint, copy_tokenizer
+from .elastic.safetensors import SafetensorsFile
+from .errors import InputError, MissingDependencyError, problems
+from .files import new_directory, sha256
+from .graph.contract import DTYPES, LAYOUTS, graph_file
+from .progress import Track, silent
+from .version import __version__
 
 if TYPE_CHECKING:
-    from ..elastic.widths import Budget
+    from .elastic.widths import Budget
 
 
 def export(
@@ -74,8 +74,8 @@ def export(
         )
         bundle.write_manifest(directory)
         if verify:
-            from .golden import golden_file, write_golden
-            from .verify import torch_references, verify_bundle
+            from .bundle.golden import golden_file, write_golden
+            from .targets.verify import torch_references, verify_bundle
 
             references = torch_references(source, chosen, track)
             verify_bundle(bundle, references, track=track)
@@ -102,7 +102,7 @@ def write_graphs(
     try:
         import onnx_ir
 
-        from ..graph.decoder import build_graph
+        from .graph.decoder import build_graph
     except ImportError as error:
         raise MissingDependencyError(
             f"graphs cannot be built: {error}.", fix="pip install 'flextron-export[export]'"

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle.golden import Reference, read_golden
+from ..bundle.manifest import Bundle
 from ..elastic.checkpoint import MARKER, ElasticCheckpoint
 from ..elastic.widths import Budget
 from ..errors import InputError, VerificationError
 from ..files import sha256
 from ..progress import Track, silent
-from .golden import Reference, read_golden
-from .manifest import Bundle
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 """Largest allowed difference of a logit, relative to the largest absolute logit of the reference."""
@@ -78,7 +78,7 @@ def verify_bundle(bundle: Bundle, references: Mapping[str, Reference] | None, *,
     Raises:
         VerificationError: one differs.
     """
-    from ..targets.onnxruntime_cpu import open_session
+    from .onnxruntime_cpu import open_session
 
     checks: list[Check] = []
     for layout, dtype in track(

@@ -24,9 +24,10 @@ class GraphBuilder:
         self.name, self.float = name, FLOATS[dtype]
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
-        self._initializers: dict[str, ir.Value] = {}
+        self._constants: dict[str, ir.Value] = {}
+        self._weights: dict[str, ir.Value] = {}
         self._tapes = [ir.tape.Tape()]
-        self._top: dict[tuple[str | None, ...], ir.Value] = {}
+        self._top: dict[tuple[Any, ...], ir.Value] = {}
         self._count = 0
 
     def input(self, name: str, shape: Sequence[int | str], dtype: ir.DataType | None = None) -> ir.Value:
@@ -48,9 +49,16 @@ class GraphBuilder:
         value.name = self._unique(kind)
         return value
 
+    def split(self, value: ir.Value, count: int) -> Sequence[ir.Value]:
+        """Cut the first dimension into that many equal parts."""
+        parts = self._tapes[-1].op_multi_out("Split", [value], {"axis": 0, "num_outputs": count}, num_outputs=count)
+        for part in parts:
+            part.name = self._unique("Split")
+        return parts
+
     def at_top(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         """One node of the outermost graph, made once for the same inputs, wherever it is asked for."""
-        key = (kind, *(v.name for v in inputs))
+        key = (kind, *(v.name for v in inputs), *sorted(attributes.items()))
         if key not in self._top:
             value = self._tapes[0].op(kind, inputs, attributes or None)
             value.name = self._unique(kind)
@@ -61,32 +69,31 @@ class GraphBuilder:
         """A small constant, stored once for each content."""
         array = np.asarray(values, dtype)
         key = f"constant.{array.dtype}.{list(array.shape)}.{array.tolist()}"
-        if key not in self._initializers:
-            name = f"constant.{len(self._initializers)}"
-            self._initializers[key] = ir.val(
+        if key not in self._constants:
+            name = f"constant.{len(self._constants)}"
+            self._constants[key] = ir.val(
                 name,
                 const_value=ir.tensor(array, name=name),
                 dtype=ir.DataType.from_numpy(array.dtype),
                 shape=array.shape,
             )
-        return self._initializers[key]
+        return self._constants[key]
 
     def external(self, name: str, file: Path, info: TensorInfo, start: int = 0, stop: int | None = None) -> ir.Value:
-        """Rows `start:stop` of a tensor in the weights file, as an initializer that refers to those bytes."""
-        if name not in self._initializers:
-            stop = info.shape[0] if stop is None else stop
-            shape = ir.Shape((stop - start, *info.shape[1:]))
+        """Rows `start:stop` of a tensor in the weights file, as an initializer that refers to those bytes.
+
+        It belongs to the graph that is being built: ONNX Runtime does not pre-pack what a branch of a branch takes from
+        further outside.
+        """
+        stop = info.shape[0] if stop is None else stop
+        shape = ir.Shape((stop - start, *info.shape[1:]))
+        offset, length = info.offset + start * info.row_bytes, (stop - start) * info.row_bytes
+        if name not in self._weights:
             tensor = ir.ExternalTensor(
-                file.name,
-                info.offset + start * info.row_bytes,
-                (stop - start) * info.row_bytes,
-                self.float,
-                shape=shape,
-                name=name,
-                base_dir=file.parent,
+                file.name, offset, length, self.float, shape=shape, name=name, base_dir=file.parent
             )
-            self._initializers[name] = ir.val(name, const_value=tensor, dtype=self.float, shape=shape)
-        return self._initializers[name]
+            self._weights[name] = self._tapes[-1].initializer(tensor)
+        return self._weights[name]
 
     def cond(
         self, condition: ir.Value, then: Callable[[], Sequence[ir.Value]], otherwise: Callable[[], Sequence[ir.Value]]
@@ -105,7 +112,8 @@ class GraphBuilder:
         made = {id(v) for node in self._tapes[-1].nodes for v in node.outputs}
         # A branch must make what it returns: a value from outside is passed through `Identity`.
         outputs = [v if id(v) in made else self.op("Identity", v) for v in values]
-        return ir.Graph([], outputs, nodes=self._tapes.pop().nodes, name=self._unique(kind))
+        tape = self._tapes.pop()
+        return ir.Graph([], outputs, nodes=tape.nodes, initializers=tape.initializers, name=self._unique(kind))
 
     def _unique(self, kind: str) -> str:
         self._count += 1
@@ -117,7 +125,7 @@ class GraphBuilder:
             self.inputs,
             self.outputs,
             nodes=self._tapes[0].nodes,
-            initializers=list(self._initializers.values()),
+            initializers=[*self._constants.values(), *self._tapes[0].initializers],
             opset_imports={"": OPSET},
             name=self.name,
         )

@@ -4,8 +4,8 @@ Inputs: `ids` and `positions` [B, S], `write` [B] (cache slot of each sequence's
 token positions whose logits are wanted), all int64; KV caches `k.{layer}` and `v.{layer}` [B, groups, capacity,
 head_dim].
 Outputs: `logits` [N, vocab] and the caches, `k.{layer}.out` and `v.{layer}.out`, meant to be the same buffers.
-Layout `shared` adds the weights as inputs, `panels` an int64 scalar `groups.{layer}` and `neurons.{layer}`: the index
-of the candidate width.
+Layout `shared` adds the weights as inputs, `panels` the int64 inputs `groups` and `neurons` [layers]: the index of each
+layer's candidate width.
 """
 
 from __future__ import annotations
@@ -64,13 +64,12 @@ def weight_shapes(architecture: Architecture, budget: Budget) -> dict[str, tuple
     return {spec.name: spec.active(architecture, budget.layers) for spec in tensor_specs(architecture)}
 
 
-def choices(candidates: Candidates, budget: Budget) -> dict[str, int]:
-    """Layout `panels`: the candidate index that each layer's inputs carry for a budget."""
-    found: dict[str, int] = {}
-    for i, width in enumerate(budget.layers):
-        found[f"groups.{i}"] = candidates.groups.index(width.groups)
-        found[f"neurons.{i}"] = candidates.neurons.index(width.neurons)
-    return found
+def choices(candidates: Candidates, budget: Budget) -> dict[str, list[int]]:
+    """Layout `panels`: the index of each layer's candidate width, for the inputs `groups` and `neurons`."""
+    return {
+        "groups": [candidates.groups.index(width.groups) for width in budget.layers],
+        "neurons": [candidates.neurons.index(width.neurons) for width in budget.layers],
+    }
 
 
 def input_shapes(
@@ -81,7 +80,7 @@ def input_shapes(
     if layout == "shared":
         shapes.update(weight_shapes(architecture, budget))
     if layout == "panels":
-        shapes.update(dict.fromkeys(choices(candidates, budget), ()))
+        shapes.update(dict.fromkeys(choices(candidates, budget), (architecture.num_layers,)))
     return shapes
 
 

@@ -85,13 +85,8 @@ def _forward(
         shape = g.at_top("Concat", batch_and_length, g.constant([heads, a.head_dim]), axis=0)
         return g.op("Transpose", g.op("Reshape", x, shape), perm=[0, 2, 1, 3])
 
-    def join(x: ir.Value, heads: int) -> ir.Value:  # [B, heads, S, head_dim] -> [T, heads x head_dim]
-        if heads > 0:
-            shape = g.constant([-1, heads * a.head_dim])
-        else:
-            width = g.op("Mul", g.op("Shape", x, start=1, end=2), g.constant([a.head_dim]))
-            shape = g.op("Concat", g.constant([-1]), width, axis=0)
-        return g.op("Reshape", g.op("Transpose", x, perm=[0, 2, 1, 3]), shape)
+    def join(x: ir.Value) -> ir.Value:  # [B, heads, S, head_dim] -> [T, heads x head_dim]
+        return g.op("Flatten", g.op("Transpose", x, perm=[0, 2, 1, 3]), axis=2)
 
     x = g.op("Gather", layers.weight("embedding"), g.op("Reshape", tokens["ids"], g.constant([-1])))  # [T, hidden]
     for i in range(a.num_layers):
@@ -103,7 +98,7 @@ def _forward(
         for name, new in (("k", k), ("v", v)):
             caches[f"{name}.{i}"] = g.op("TensorScatter", caches[f"{name}.{i}"], new, tokens["write"], axis=2)
         attended = g.op("Attention", q, caches[f"k.{i}"], caches[f"v.{i}"], mask)
-        x = layers.attention_output(i, join(attended, query_heads), x)
+        x = layers.attention_output(i, join(attended), x)
         x = layers.ffn(i, norm(x, f"layers.{i}.ffn_norm"), x)
     last = norm(g.op("Gather", x, tokens["rows"], axis=0), "norm")  # the LM head runs only where asked
     logits = g.op("Gemm", last, layers.weight("embedding" if a.tied else "lm_head"), transB=1)

@@ -8,7 +8,7 @@ All linear layers are `Gemm` on flattened tokens [T, in]: a transposed initializ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -79,10 +79,15 @@ class Panels(Prefix):
     ) -> None:
         super().__init__(g, architecture, file_weights(g, weights))
         self.candidates, self.file = candidates, weights
-        self.choice = {
-            kind: [g.input(f"{kind}.{i}", (), INT64) for i in range(architecture.num_layers)]
-            for kind in ("groups", "neurons")
-        }
+        self.wanted = {kind: self._wanted(kind) for kind in ("groups", "neurons")}
+
+    def _wanted(self, kind: str) -> list[Sequence[ir.Value]]:
+        """For each candidate from the second on, a bool [1] per layer: its choice is that candidate or a wider one."""
+        layers = self.a.num_layers
+        choice = self.g.input(kind, (layers,), INT64)
+        count = len(getattr(self.candidates, kind))
+        reached = (self.g.op("GreaterOrEqual", choice, self.g.constant(b)) for b in range(1, count))
+        return [self.g.split(values, layers) for values in reached]
 
     def query_key_value(self, i: int, x: ir.Value) -> Values:
         def panel(b: int, before: list[Values]) -> list[Values]:
@@ -122,14 +127,11 @@ class Panels(Prefix):
         def after(b: int, state: State) -> Values:
             if b == count:
                 return finish(state)
-            return self.g.cond(self.reaches(kind, i, b), lambda: after(b + 1, panel(b, state)), lambda: finish(state))
+            return self.g.cond(
+                self.wanted[kind][b - 1][i], lambda: after(b + 1, panel(b, state)), lambda: finish(state)
+            )
 
         return after(1, before)
-
-    def reaches(self, kind: str, i: int, b: int) -> ir.Value:
-        """bool scalar: the layer's choice is candidate b or wider. Only the first is always needed, and twice."""
-        make = self.g.at_top if b == 1 else self.g.op
-        return make("GreaterOrEqual", self.choice[kind][i], self.g.constant(b))
 
     def panel_linear(self, i: int, name: str, x: ir.Value, b: int, bias: bool) -> ir.Value:
         name = f"layers.{i}.{name}"
@@ -166,7 +168,7 @@ class FixedPanels(Panels):
 
         pieces = [panel(0)]
         for b in range(1, len(self.candidates.groups)):
-            pieces.append(self.g.cond(self.reaches("groups", i, b), partial(panel, b), partial(zeros, b)))
+            pieces.append(self.g.cond(self.wanted["groups"][b - 1][i], partial(panel, b), partial(zeros, b)))
         groups = self.g.op("Shape", next(v for v in self.g.inputs if v.name == f"k.{i}"), start=1, end=2)
         whole = (self.g.op("Concat", *p, axis=-1) if len(p) > 1 else p[0] for p in zip(*pieces, strict=True))
         per_group = (self.a.heads_per_group * self.a.head_dim, self.a.head_dim, self.a.head_dim)
@@ -188,7 +190,7 @@ class FixedPanels(Panels):
         """The panels in a row: TensorRT does not compile an `If` inside an `If`."""
         values = finish(panel(0, before))
         for b in range(1, len(getattr(self.candidates, kind))):
-            values = self.one_more(self.reaches(kind, i, b), partial(panel, b), values[0])
+            values = self.one_more(self.wanted[kind][b - 1][i], partial(panel, b), values[0])
         return values
 
     def one_more(self, wanted: ir.Value, panel: Callable[[Any], Any], state: ir.Value) -> Values:

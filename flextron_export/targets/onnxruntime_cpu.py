@@ -18,6 +18,7 @@ from ..files import write_json
 from ..graph.contract import cache_names, cache_shapes, choices, weight_shapes
 from ..progress import Track, silent
 from ..version import __version__
+from .memory import drop_mapped_pages, private_memory
 
 NAME = "onnxruntime-cpu"
 DEFAULT_LAYOUT = "panels"
@@ -250,16 +251,7 @@ class OnnxRuntimeSession:
                     cause=f"the graph or {weights_file(self.dtype)} is damaged, or this release lacks operators",
                     fix=f"flextron-export verify {self.bundle.path}, or install onnxruntime 1.30 or newer",
                 ) from error
+            if not self.low_memory:
+                drop_mapped_pages(self.bundle.path / weights_file(self.dtype))
             self._memory += max(private_memory() - before, 0)
         return self._sessions[graph]
-
-
-def private_memory() -> int:
-    """Bytes of this process's memory that belong to no file; 0 where the system does not tell (only Linux does)."""
-    try:
-        for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-            if line.startswith("Anonymous:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0

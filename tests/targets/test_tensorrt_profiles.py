@@ -112,7 +112,7 @@ def test_a_layout_binds_its_own_kind_of_weights(mixed):
         bind(mixed, record(mixed, name), MIXED, step) for name in ("shared", "panels", "per-budget")
     )
     assert set(shared.weights) == {s.name for s in tensor_specs(mixed.architecture)}
-    assert panels.choices == {"groups.0": 3, "neurons.0": 0, "groups.1": 0, "neurons.1": 3}
+    assert panels.choices == {"groups": [3, 0], "neurons": [0, 3]}
     assert not (static.weights or static.choices or panels.weights or shared.choices)
 
 

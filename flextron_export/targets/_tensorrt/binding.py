@@ -50,7 +50,7 @@ class Binding:
         shapes: shape of every input.
         logits: shape of the logits, float32.
         weights: weight inputs, to be bound at their offsets in the weights' buffer.
-        choices: candidate index of every choice input (`panels`), int64 scalars.
+        choices: candidate indices of every choice input (`panels`), int64 [layers].
         in_place: cache input -> the output bound to the same address.
     """
 
@@ -59,7 +59,7 @@ class Binding:
     shapes: dict[str, Shape]
     logits: Shape
     weights: tuple[str, ...]
-    choices: dict[str, int]
+    choices: dict[str, list[int]]
     in_place: dict[str, str]
 
 

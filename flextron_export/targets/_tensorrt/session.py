@@ -169,8 +169,10 @@ class TensorRTSession:
         if not binding.choices:
             return {}
         if budget.name not in self._choices:
-            spread = np.zeros((len(binding.choices), 32), np.int64)  # 32 x 8 bytes: every scalar is aligned
-            spread[:, 0] = list(binding.choices.values())
+            values = np.array(list(binding.choices.values()), np.int64)
+            # Rows of a multiple of 32 x 8 bytes, so that each input is aligned.
+            spread = np.zeros((len(values), -(-values.shape[1] // 32) * 32), np.int64)
+            spread[:, : values.shape[1]] = values
             address = self._cuda.allocate(spread.nbytes)
             self._cuda.upload(address, spread)
             self._cuda.wait()
@@ -178,6 +180,6 @@ class TensorRTSession:
         spread, address = self._choices[budget.name]
         host = self._library.TensorLocation.HOST
         return {
-            name: (spread.ctypes.data if engine.get_tensor_location(name) == host else address) + 256 * i
+            name: (spread.ctypes.data if engine.get_tensor_location(name) == host else address) + spread.strides[0] * i
             for i, name in enumerate(binding.choices)
         }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,8 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .elastic.widths import Budget
+
+CONFIG = "config.json"
 
 
 def export(
@@ -46,44 +51,44 @@ def export(
 
     Raises:
         CheckpointError, UnsupportedModelError, InputError: the checkpoint or an argument cannot be used.
+        MissingDependencyError: a library is not installed; found out before anything is written.
         VerificationError: a graph does not compute what the model computes; nothing is written.
     """
     _check_choices(layouts, dtypes, budgets)
+    _check_libraries(verify)
     source = ElasticCheckpoint.open(checkpoint)
     chosen = tuple(source.budget(name) for name in budgets) if budgets else source.budgets
     weights = source.weights()
     with new_directory(Path(out), marker=MARKER, overwrite=overwrite) as directory:
-        files = {name: FileRecord.of(directory / name) for name in copy_tokenizer(source.path, directory)}
+        names = copy_tokenizer(source.path, directory)
+        shutil.copyfile(source.path / CONFIG, directory / CONFIG)
+        files = {name: FileRecord.of(directory / name) for name in (*names, CONFIG)}
         for dtype in dtypes:
             files[weights_file(dtype)] = write_weights(directory, source.architecture, weights, dtype, track)
-        for name in write_graphs(directory, source, chosen, layouts, dtypes, track):
-            files[name] = FileRecord.of(directory / name)
+        graphs = write_graphs(directory, source, chosen, layouts, dtypes, track)
         origin = {
             "checkpoint_sha256": sha256(source.path / CHECKPOINT_MARKER),
             "parent": source.parent,
             "exporter": f"flextron_export {__version__}",
         }
-        bundle = Bundle(
-            directory,
-            source.architecture,
-            source.candidates,
-            chosen,
-            dict.fromkeys(dtypes, tuple(layouts)),
-            files,
-            origin,
-        )
-        bundle.write_manifest(directory)
-        if verify:
-            from .bundle.golden import golden_file, write_golden
-            from .targets.verify import torch_references, verify_bundle
-
-            references = torch_references(source, chosen, track)
-            verify_bundle(bundle, references, track=track)
-            for dtype in dtypes:
-                write_golden(directory / golden_file(dtype), dtype, references)
-                files[golden_file(dtype)] = FileRecord.of(directory / golden_file(dtype))
-            bundle.write_manifest(directory)
+        kept = dict.fromkeys(dtypes, tuple(layouts))
+        bundle = Bundle(directory, source.architecture, source.candidates, chosen, kept, files, origin)
+        golden = _verify(bundle, source, track) if verify else []
+        files = {**files, **{name: FileRecord.of(directory / name) for name in (*graphs, *golden)}}
+        replace(bundle, files=files).write_manifest(directory)
     return Bundle.open(out, hashes=False)
+
+
+def _verify(bundle: Bundle, source: ElasticCheckpoint, track: Track) -> list[str]:
+    """Compare every graph with the torch model, and write golden files; return their names."""
+    from .bundle.golden import golden_file, write_golden
+    from .targets.verify import torch_references, verify_bundle
+
+    references = torch_references(source, bundle.budgets, track)
+    verify_bundle(bundle, references, track=track)
+    for dtype in bundle.dtypes:
+        write_golden(bundle.path / golden_file(dtype), dtype, references)
+    return [golden_file(dtype) for dtype in bundle.dtypes]
 
 
 def write_graphs(
@@ -94,19 +99,11 @@ def write_graphs(
     dtypes: Sequence[str],
     track: Track = silent,
 ) -> list[str]:
-    """Build and write every graph; return their paths inside the bundle. Weights stay in the weights files.
+    """Build and write every graph; return their paths inside the bundle. Weights stay in the weights files."""
+    import onnx_ir
 
-    Raises:
-        MissingDependencyError: onnx_ir is not installed.
-    """
-    try:
-        import onnx_ir
+    from .graph.decoder import build_graph
 
-        from .graph.decoder import build_graph
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"graphs cannot be built: {error}.", fix="pip install 'flextron-export[export]'"
-        ) from error
     jobs = [
         (layout, dtype, budget)
         for dtype in dtypes
@@ -138,3 +135,18 @@ def _check_choices(layouts: Sequence[str], dtypes: Sequence[str], budgets: Seque
     for kind, given in (("layout", layouts), ("dtype", dtypes), ("budget", budgets or ())):
         found += [f"{kind} {name} was given twice" for name in sorted({n for n in given if list(given).count(n) > 1})]
     problems(InputError, "cannot export", found)
+
+
+def _check_libraries(verify: bool) -> None:
+    """Find out what is missing before gigabytes are written."""
+    needed = {
+        "onnx_ir": "export",
+        **({"torch": "train", "transformers": "train", "onnxruntime": "cpu"} if verify else {}),
+    }
+    missing = {name: extra for name, extra in needed.items() if find_spec(name) is None}
+    if missing:
+        without = ", or export with --no-verify" if "onnx_ir" not in missing else ""
+        raise MissingDependencyError(
+            f"Export{' with verification' if verify else ''} needs {', '.join(missing)}.",
+            fix=f"pip install 'flextron-export[{','.join(sorted(set(missing.values())))}]'{without}",
+        )

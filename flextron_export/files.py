@@ -199,13 +199,24 @@ def _explain_os_errors(path: Path) -> Iterator[None]:
             raise InputError(
                 f"The disk is full: {path} was not written, and what stood there before is unchanged.",
                 cause=f"{shutil.disk_usage(_existing(path)).free / 1e6:.0f} MB are free on that disk",
-                fix="free some space or choose another --out",
+                fix="free some space, or write somewhere else",
             ) from error
-        if isinstance(error, OSError) and error.errno in _UNUSABLE:
+        if isinstance(error, OSError) and error.errno in _UNUSABLE and _concerns(error, path):
             raise InputError(
-                f"{path} cannot be written: {error.strerror} ({error.filename}).", fix="choose another --out"
+                f"{path} cannot be written: {error.strerror} ({error.filename}).", fix="write somewhere else"
             ) from error
         raise
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Whether it was writing `path` that failed (itself, a temporary beside it, a directory above it), not reading."""
+    if error.filename is None:
+        return True
+    failed = Path(os.path.realpath(os.fsdecode(error.filename)))
+    if path.is_relative_to(failed):
+        return True
+    beside = failed.relative_to(path.parent).parts[:1] if failed.is_relative_to(path.parent) else ()
+    return beside[:1] == (path.name,) or any(name.startswith(f".{path.name}.") for name in beside)
 
 
 def _existing(path: Path) -> Path:

@@ -156,7 +156,7 @@ def test_a_full_disk_is_told_by_libraries_with_errors_of_their_own(small_disk: P
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS], ids=["permission", "read-only"])
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def refuse(**options: object) -> str:
-        raise OSError(code, os.strerror(code), "here")
+        raise OSError(code, os.strerror(code), str(tmp_path / ".out.part-0"))
 
     monkeypatch.setattr("flextron_export.files.tempfile.mkdtemp", refuse)
     with pytest.raises(InputError, match=f"cannot be written: {os.strerror(code)}"):
@@ -274,3 +274,12 @@ def test_only_lists_of_integers_are_lists_of_integers(value: object) -> None:
 def test_sha256_of_a_file_larger_than_a_block(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(3_000_000))
     assert sha256(tmp_path / "file") == "35bce4eae54ec8e6cc2868baa8d157914d6ae2858811b4cc0c078c94460fa26f"
+
+
+def test_a_source_that_cannot_be_read_is_not_reported_as_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    secret = tmp_path / "source" / "tokenizer.json"
+    with pytest.raises(PermissionError), new_directory(tmp_path / "out", marker="m") as part:
+        (part / "m").write_text("")
+        raise PermissionError(errno.EACCES, "Permission denied", str(secret))
+    with pytest.raises(InputError, match="cannot be written"), new_directory(tmp_path / "out", marker="m") as part:
+        raise PermissionError(errno.EACCES, "Permission denied", str(part / "m"))

@@ -32,6 +32,7 @@ def test_the_files_are_those_of_the_format(whole: Bundle) -> None:
         "tokenizer.json",
         "tokenizer_config.json",
         "generation_config.json",
+        "config.json",
         *(f"weights.{dtype}.safetensors" for dtype in ("fp32", "fp16")),
         *(f"golden.{dtype}.json" for dtype in ("fp32", "fp16")),
         *(f"graphs/{layout}.{dtype}.onnx" for layout in ("panels", "shared") for dtype in ("fp32", "fp16")),

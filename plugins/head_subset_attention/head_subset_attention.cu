@@ -1,0 +1,172 @@
+/*
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * The C ABI: picks the kernels and launches them. Compiled by nvcc for the GPU and, as C++, for the host tests.
+ */
+#include "kernels.cuh"
+#include "plan.h"
+
+#include <cmath>
+
+namespace flextron::head_subset_attention
+{
+namespace
+{
+
+template <typename T, int kHeadDim, int kHeads>
+bool launchToken(Parameters const& p, Plan const& plan, Partials const& partials, Stream stream)
+{
+    auto const tokens = static_cast<unsigned>(p.batch * p.length);
+    auto const parts = static_cast<unsigned>(plan.mParts);
+    auto const chunks = static_cast<unsigned>(ceilDivide(p.heads_per_group, kHeads));
+    return launch(tokenKernel<T, kHeadDim, kHeads>, dim3{tokens * parts, static_cast<unsigned>(p.groups) * chunks},
+               kTokenWarps * kWarpSize, tokenSharedFloats(kHeadDim, kHeads) * sizeof(float), stream, p, partials,
+               plan.mParts)
+        && (plan.mParts == 1
+            || launch(combineKernel<T, kHeadDim>,
+                dim3{tokens, static_cast<unsigned>(p.groups) * static_cast<unsigned>(p.heads_per_group)},
+                kCombineThreads, 0, stream, p, partials, plan.mParts));
+}
+
+template <typename T, int kHeadDim>
+bool launchAll(Parameters const& p, Plan const& plan, Partials const& partials, Stream stream)
+{
+    if (!launch(writeKernel<T, kHeadDim>, dim3{static_cast<unsigned>(p.batch * p.length)}, kWriteThreads, 0, stream, p))
+    {
+        return false;
+    }
+    if constexpr (sizeof(T) == 2)
+    {
+        if (plan.mTiled)
+        {
+            auto const tiles = static_cast<unsigned>(ceilDivide(p.length * p.heads_per_group, kTileWarps * 16));
+            return launch(tileKernel<T, kHeadDim>,
+                dim3{tiles, static_cast<unsigned>(p.groups), static_cast<unsigned>(p.batch)}, kTileWarps * kWarpSize,
+                tileSharedElements(kHeadDim) * sizeof(T), stream, p);
+        }
+    }
+    switch (plan.mHeadsPerBlock)
+    {
+    case 1: return launchToken<T, kHeadDim, 1>(p, plan, partials, stream);
+    case 2: return launchToken<T, kHeadDim, 2>(p, plan, partials, stream);
+    case 4: return launchToken<T, kHeadDim, 4>(p, plan, partials, stream);
+    default: return launchToken<T, kHeadDim, 8>(p, plan, partials, stream);
+    }
+}
+
+template <typename T>
+bool launchAll(Parameters const& p, Plan const& plan, Partials const& partials, Stream stream)
+{
+    switch (p.head_dim)
+    {
+    case 64: return launchAll<T, 64>(p, plan, partials, stream);
+    case 96: return launchAll<T, 96>(p, plan, partials, stream);
+    case 128: return launchAll<T, 128>(p, plan, partials, stream);
+    default: return launchAll<T, 256>(p, plan, partials, stream);
+    }
+}
+
+//! Checks the sizes and makes the plan; `reason` is set unless it succeeds.
+FlextronStatus prepare(Parameters const* parameters, Plan& plan, char const*& reason)
+{
+    if (parameters == nullptr)
+    {
+        reason = "parameters: null";
+        return FLEXTRON_INVALID_ARGUMENT;
+    }
+    FlextronStatus status = FLEXTRON_SUCCESS;
+    reason = checkSizes(*parameters, status);
+    if (reason != nullptr)
+    {
+        return status;
+    }
+    int const multiprocessors
+        = parameters->multiprocessors > 0 ? parameters->multiprocessors : multiprocessorCount();
+    if (multiprocessors == 0)
+    {
+        reason = "there is no CUDA device";
+        return FLEXTRON_CUDA_ERROR;
+    }
+    plan = makePlan(*parameters, multiprocessors);
+    return FLEXTRON_SUCCESS;
+}
+
+FlextronStatus run(
+    Parameters const* parameters, void* workspace, std::size_t workspaceBytes, void* stream, char const*& reason)
+{
+    Plan plan{};
+    FlextronStatus const status = prepare(parameters, plan, reason);
+    if (status != FLEXTRON_SUCCESS)
+    {
+        return status;
+    }
+    reason = checkPointers(*parameters);
+    if (reason != nullptr)
+    {
+        return FLEXTRON_INVALID_ARGUMENT;
+    }
+    if (workspaceBytes < plan.mWorkspaceBytes)
+    {
+        reason = "workspace: smaller than flextron_head_subset_attention_workspace says";
+        return FLEXTRON_WORKSPACE_TOO_SMALL;
+    }
+    if (plan.mWorkspaceBytes > 0
+        && (workspace == nullptr || reinterpret_cast<std::uintptr_t>(workspace) % 16 != 0))
+    {
+        reason = "workspace: null or not aligned to 16 bytes";
+        return FLEXTRON_INVALID_ARGUMENT;
+    }
+    Parameters p = *parameters;
+    if (p.scale == 0.0F)
+    {
+        p.scale = 1.0F / std::sqrt(static_cast<float>(p.head_dim));
+    }
+    auto* const sums = static_cast<float*>(workspace);
+    Partials const partials{sums, sums + plan.mSumBytes / sizeof(float)};
+    auto const launched = [&]
+    {
+        auto const at = static_cast<Stream>(stream);
+        switch (p.data_type)
+        {
+        case FLEXTRON_FLOAT16: return launchAll<Half>(p, plan, partials, at);
+        case FLEXTRON_BFLOAT16: return launchAll<BFloat16>(p, plan, partials, at);
+        default: return launchAll<float>(p, plan, partials, at);
+        }
+    }();
+    reason = launched ? nullptr : "a kernel could not be launched";
+    return launched ? FLEXTRON_SUCCESS : FLEXTRON_CUDA_ERROR;
+}
+
+} // namespace
+} // namespace flextron::head_subset_attention
+
+extern "C" FlextronStatus flextron_head_subset_attention_workspace(
+    FlextronHeadSubsetAttention const* parameters, std::size_t* bytes, char const** reason)
+{
+    using namespace flextron::head_subset_attention;
+    Plan plan{};
+    char const* text = bytes == nullptr ? "bytes: null" : nullptr;
+    FlextronStatus const status = text != nullptr ? FLEXTRON_INVALID_ARGUMENT : prepare(parameters, plan, text);
+    if (status == FLEXTRON_SUCCESS)
+    {
+        *bytes = plan.mWorkspaceBytes;
+    }
+    if (reason != nullptr)
+    {
+        *reason = text;
+    }
+    return status;
+}
+
+extern "C" FlextronStatus flextron_head_subset_attention_run(FlextronHeadSubsetAttention const* parameters,
+    void* workspace, std::size_t workspaceBytes, void* stream, char const** reason)
+{
+    char const* text = nullptr;
+    FlextronStatus const status
+        = flextron::head_subset_attention::run(parameters, workspace, workspaceBytes, stream, text);
+    if (reason != nullptr)
+    {
+        *reason = text;
+    }
+    return status;
+}

@@ -1,0 +1,166 @@
+"""HeadSubsetAttention: the reference against torch, the kernels (run on the CPU) against the reference."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flextron_export.errors import InputError
+from flextron_export.graph.operators.head_subset_attention import head_subset_attention, rotate
+from flextron_export.plugins import Plugins
+
+from .head_subset_attention_cases import CASES, Case, load
+from .head_subset_attention_run import STORAGE, differences, parameters
+
+ROOT = Path(__file__).parents[2]
+VECTORS = load()
+
+
+def torch_attention(case: Case, data: dict[str, np.ndarray]) -> np.ndarray:
+    """The same with torch's scaled_dot_product_attention and a mask, in float64."""
+    query, key = data["query"].astype(np.float64), data["key"].astype(np.float64)
+    if case.rotary:
+        query, key = (rotate(x, data["cosine"], data["sine"]) for x in (query, key))
+    caches = [np.nan_to_num(data[name]).astype(np.float64) for name in ("key_cache", "value_cache")]
+    slots = np.arange(case.capacity)
+    for b, past in enumerate(case.past):
+        for cache, new in zip(caches, (key, data["value"]), strict=True):
+            cache[b, :, past : past + case.length] = new[b].swapaxes(0, 1)
+    positions = data["positions"][:, None, :, None]
+    mask = (slots <= positions) & (slots > positions - (case.window or case.capacity))
+    output = torch.nn.functional.scaled_dot_product_attention(
+        torch.from_numpy(query).transpose(1, 2),
+        *(torch.from_numpy(cache) for cache in caches),
+        attn_mask=torch.from_numpy(mask),
+        scale=case.scale or None,
+        enable_gqa=True,
+    )
+    active = data["active_groups"]
+    active = np.broadcast_to(active if active.ndim == 2 else active[:, None], (len(case.past), case.length))
+    group = np.arange(case.groups * case.heads_per_group) // case.heads_per_group
+    return output.transpose(1, 2).numpy() * (group < active[:, :, None])[..., None]
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_the_vectors_are_what_torch_computes(name: str) -> None:
+    case, data = VECTORS[name]
+    np.testing.assert_allclose(data["output"], torch_attention(case, data), atol=1.3e-4)
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_the_vectors_are_what_the_reference_computes(name: str) -> None:
+    case, data = VECTORS[name]
+    inputs = {key: x for key, x in data.items() if key != "output"}
+    output, _, _ = head_subset_attention(**inputs, window=case.window, scale=case.scale)
+    np.testing.assert_allclose(data["output"], output, atol=1.3e-4)
+
+
+def test_a_slot_outside_the_cache_is_dropped() -> None:
+    case, data = VECTORS["decode"]
+    inputs = {key: x for key, x in data.items() if key != "output"} | {"write": np.array([case.capacity])}
+    inputs["positions"] = np.array([[8]])  # sees only the past
+    _, key_cache, value_cache = head_subset_attention(**inputs)
+    np.testing.assert_array_equal(key_cache, data["key_cache"])
+    np.testing.assert_array_equal(value_cache, data["value_cache"])
+
+
+def build(directory: Path, *options: str) -> Path:
+    """The kernels as C++ for the CPU."""
+    library = directory / "libflextron_plugins_emulated.so"
+    command = ["g++", "-std=c++20", "-fPIC", "-shared", "-pthread", "-fno-strict-aliasing", "-Wno-unknown-pragmas"]
+    subprocess.run([*command, *options, ROOT / "plugins/emulated.cpp", "-o", library], check=True)
+    return library
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    return Plugins(build(tmp_path_factory.mktemp("emulated"), "-O0"))
+
+
+def test_the_kernels_pass_the_vectors_in_every_type(plugins: Plugins) -> None:
+    found = {
+        f"{data_type}, {case.name}": problems
+        for case, data in VECTORS.values()
+        for data_type in STORAGE
+        if (problems := differences(plugins, case, data, data_type))
+    }
+    assert not found
+
+
+def test_padding_tokens_with_negative_positions_give_zeros(plugins: Plugins) -> None:
+    case, data = VECTORS["short chunk, n per token"]
+    padded = {**data, "positions": np.where(np.arange(case.length) == 2, -1, data["positions"])}
+    padded["output"] = np.where((padded["positions"] < 0)[:, :, None, None], 0, data["output"])
+    for data_type in STORAGE:
+        assert differences(plugins, case, padded, data_type) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("size", 8, "size"),
+        ("batch", 0, "must be positive"),
+        ("window", -1, "must not be negative"),
+        ("data_type", 9, "data_type"),
+        ("head_dim", 80, "head_dim: 64, 96, 128 and 256"),
+        ("capacity", 1 << 25, "capacity"),
+        ("key", 0, "must not be null"),
+        ("output", 8, "aligned to 16 bytes"),
+        ("positions", 0, "positions"),
+        ("sine", 16, "give both or neither"),
+    ],
+)
+def test_unusable_arguments_are_refused_by_name(plugins: Plugins, field: str, value: int, message: str) -> None:
+    case, data = VECTORS["decode"]
+    names = ("query", "key", "value", "key_cache", "value_cache", "output", "positions", "write", "active_groups")
+    p = parameters(case, "float32", data["active_groups"], **dict.fromkeys(names, 16))  # never dereferenced
+    setattr(p, field, value)
+    with pytest.raises(InputError, match=message):
+        plugins.head_subset_attention(p)
+
+
+def test_a_workspace_that_is_too_small_is_refused(plugins: Plugins) -> None:
+    case, data = VECTORS["decode, split over the sequence"]
+    names = ("query", "key", "value", "key_cache", "value_cache", "output", "positions", "write", "active_groups")
+    p = parameters(case, "float16", data["active_groups"], **dict.fromkeys(names, 16))
+    needed = plugins.head_subset_attention_workspace(p)
+    assert needed > 0
+    with pytest.raises(InputError, match="workspace: smaller"):
+        plugins.head_subset_attention(p, 16, needed - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+def test_the_kernels_are_clean_under_sanitizers(tmp_path: Path, sanitizers: str) -> None:
+    """Threads are CUDA threads: a missing barrier is a data race, an index beyond shared memory an overflow."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    library = build(tmp_path, "-O1", "-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all")
+    runtime = subprocess.run(
+        ["g++", f"-print-file-name=lib{sanitizers[0]}san.so"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    environment = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [sys.executable, "-m", "tests.plugins.head_subset_attention_run", str(library)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_nvcc_compiles_the_kernels_without_spills(tmp_path: Path) -> None:
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not installed: the CUDA kernels are not compiled here")
+    source = ROOT / "plugins/head_subset_attention/head_subset_attention.cu"
+    nvcc = ["nvcc", "-std=c++17", "-O3", "-arch=sm_87", "-Xptxas=-v", "-c", str(source), "-o", str(tmp_path / "out.o")]
+    check = [sys.executable, str(ROOT / "tools/check_ptxas.py"), "--", *nvcc]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 spill" in done.stdout and "warning" not in done.stdout

@@ -21,6 +21,8 @@ venv: $(STAMP) ## create .venv with everything needed (again only when a require
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "error: $(PYTHON) cannot create virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11, which the pinned versions need: make PYTHON=python3.11 ..." >&2; exit 1; }
 	@echo "==> [1/3] creating .venv"
 	@$(PYTHON) -m venv .venv
 	@echo "==> [2/3] installing PyTorch (a large download; minutes)"
@@ -35,7 +37,7 @@ demo: venv ## run the whole path on a small model (MODEL=directory, TEXT=file to
 
 test: venv ## lint, types and the fast tests
 	$(BIN)/ruff check
-	$(BIN)/mypy flextron_export
+	$(BIN)/mypy flextron_export tools
 	$(PYTEST) -m "not slow and not gpu"
 
 slow: venv ## the slow tests

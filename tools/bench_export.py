@@ -4,7 +4,7 @@
 
 Random fp16 weights of a Llama shape are written shard by shard, then exported without verification (no torch is
 loaded). Time is split into writing the weights file and all the rest; a plain copy of as many bytes is timed too, as
-the floor for the first.
+the floor for the first. Exits with 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,16 @@ from flextron_export.errors import FlextronError, InputError
 from flextron_export.exporting import export
 from tools.random_checkpoint import write_random_checkpoint
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "125m": {"layers": 12, "hidden": 768, "heads": 12, "kv_heads": 12, "ffn": 2048, "vocab": 32000},
     "1b": {"layers": 16, "hidden": 2048, "heads": 32, "kv_heads": 8, "ffn": 8192, "vocab": 128256, "tied": True},
     "7b": {"layers": 32, "hidden": 4096, "heads": 32, "kv_heads": 32, "ffn": 11008, "vocab": 32000},
 }
 
+MEMORY_GOAL_MB, SECONDS_GOAL = 1500, 60
 
-def _export(source: str, out: str, layout: str, dtype: str, queue: Any) -> None:
+
+def _export(source: str, out: str, layout: str, dtype: str) -> dict[str, Any]:
     seconds = {"writing weights": 0.0}
 
     def timed(items: Collection[Any], description: str) -> Iterable[Any]:
@@ -50,7 +53,7 @@ def _export(source: str, out: str, layout: str, dtype: str, queue: Any) -> None:
     start = time.perf_counter()
     export(source, out, layouts=[layout], dtypes=[dtype], verify=False, track=timed)
     seconds["all"] = time.perf_counter() - start
-    queue.put({"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3})
+    return {"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
 
 
 def copy_seconds(file: Path) -> float:
@@ -77,7 +80,8 @@ def main() -> None:
     parameters = shape["vocab"] * shape["hidden"] * 2 + shape["layers"] * shape["hidden"] * (
         4 * shape["hidden"] + 3 * shape["ffn"]
     )
-    needed = parameters * (2 + 2 * (4 if options.dtype == "fp32" else 2)) + (1 << 30)
+    size = 4 if options.dtype == "fp32" else 2
+    needed = parameters * max(2 + size, 2 * size) + (1 << 30)
     free = shutil.disk_usage(options.directory).free
     if free < needed:
         raise InputError(
@@ -87,14 +91,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         root = Path(directory)
         write_random_checkpoint(root / "checkpoint", **shape, dtype="F16", track=track)
-        context = multiprocessing.get_context("spawn")
-        queue = context.Queue()
-        process = context.Process(
-            target=_export, args=(str(root / "checkpoint"), str(root / "bundle"), options.layout, options.dtype, queue)
-        )
-        process.start()
-        result = queue.get()
-        process.join()
+        # A process of its own, so that its peak is the export's; if it dies, `result` raises.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            job = pool.submit(_export, str(root / "checkpoint"), str(root / "bundle"), options.layout, options.dtype)
+            result = job.result()
+        shutil.rmtree(root / "checkpoint")  # room for the copy
         weights = root / "bundle" / f"weights.{options.dtype}.safetensors"
         result.update(
             shape=options.shape, layout=options.layout, dtype=options.dtype, weights_gb=weights.stat().st_size / 1e9
@@ -110,8 +111,15 @@ def main() -> None:
         f"all the rest {rest:.1f} s",
     )
     Console().print("\n".join(lines), highlight=False)
+    goals = [
+        (f"peak memory at most {MEMORY_GOAL_MB} MB", result["peak_mb"] <= MEMORY_GOAL_MB),
+        (f"at most {SECONDS_GOAL} s besides writing the weights", rest <= SECONDS_GOAL),
+    ]
+    for text, met in goals:
+        print(f"{'met' if met else 'missed'}: {text}")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
+    sys.exit(0 if all(met for _, met in goals) else 1)
 
 
 if __name__ == "__main__":

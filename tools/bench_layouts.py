@@ -33,7 +33,7 @@ from flextron_export.targets.memory import private_memory
 from flextron_export.targets.onnxruntime_cpu import open_session
 from tools.random_checkpoint import write_random_checkpoint
 
-SHAPE = {"layers": 12, "hidden": 768, "heads": 12, "kv_heads": 12, "ffn": 2048, "vocab": 32000}
+SHAPE: dict[str, Any] = {"layers": 12, "hidden": 768, "heads": 12, "kv_heads": 12, "ffn": 2048, "vocab": 32000}
 CONTEXT = 128
 BURST = 4
 TIME_GOAL, MEMORY_GOAL = 1.08, 1.1

@@ -2,7 +2,7 @@
 
     python tools/demo.py [--model HF_DIRECTORY] [--text FILE] [--work DIRECTORY] [--threads N]
 
-Every step keeps its result under the working directory and is skipped when it was done with the same settings before.
+Every step but the measuring keeps its result and is skipped when it was done with the same settings before.
 Exits with an error if the slowest budget does not take at least twice the time of the fastest: then overhead was
 measured, not width.
 """
@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -24,11 +25,13 @@ from rich.table import Table
 from flextron_export import Runner, build, calibrate, elastify, export
 from flextron_export.bundle.manifest import Bundle
 from flextron_export.cli.common import show_warnings, track
-from flextron_export.errors import FlextronError
-from flextron_export.files import write_json
+from flextron_export.errors import FlextronError, InputError
+from flextron_export.files import sha256, write_json
 from flextron_export.plots import quality_against_latency
+from flextron_export.runtime.calibrate import PROMPT_LENGTHS
 from flextron_export.runtime.table import LatencyTable
 from flextron_export.training.pretrain import pretrain
+from flextron_export.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = ROOT / "calibration" / "text" / "kjv.txt.xz"
@@ -37,14 +40,17 @@ NEW_TOKENS = 96
 CONTEXT = 64
 LEAST_RATIO = 2.0
 
-console = Console()
+T = TypeVar("T")
+
+# Without a terminal the width would be 80, which folds the table.
+console = Console(width=None if sys.stdout.isatty() else 130)
 
 
 class Steps:
-    """Runs steps once: a step is done when its directory exists and its settings, and all before it, are the same."""
+    """Runs steps once: done is what exists and was made with the same version, settings and steps before it."""
 
     def __init__(self, work: Path) -> None:
-        self.path, self.key = work / "steps.json", ""
+        self.path, self.key = work / "steps.json", __version__
         self.done: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
         self.seconds: dict[str, float] = {}
 
@@ -62,9 +68,25 @@ class Steps:
         write_json(self.path, self.done)
         console.print(f"{name}: {self.seconds[name]:.1f} s")
 
+    def always(self, name: str, step: Callable[[], T]) -> T:
+        """A step that is never skipped: what was true of the machine yesterday need not be true now."""
+        console.rule(f"[bold]{len(self.seconds) + 1}. {name}", align="left")
+        start = time.perf_counter()
+        result = step()
+        self.seconds[name] = time.perf_counter() - start
+        self.done[name] = {"seconds": round(self.seconds[name], 1)}
+        return result
+
+
+def defaults(function: Callable[..., Any]) -> dict[str, str]:
+    """What a function does unless told otherwise, so that a changed default is a changed setting."""
+    return {name: str(p.default) for name, p in inspect.signature(function).parameters.items()}
+
 
 def two_targets(table: LatencyTable, bundle: Bundle) -> list[float]:
     """Two targets in ms per token: between the two fastest budgets' p95, and between the two slowest's."""
+    if len(bundle.budgets) < 3:
+        raise InputError("The demo needs at least three budgets.", fix="use a model with more KV groups or FFN neurons")
     p95 = sorted(table.budgets[b.name].ms_per_token(CONTEXT) for b in bundle.budgets)
     return [round((p95[0] + p95[1]) / 2, 3), round((p95[-2] + p95[-1]) / 2, 3)]
 
@@ -95,7 +117,15 @@ def budget_table(bundle: Bundle, table: LatencyTable, targets: list[float]) -> T
     shown = Table(
         title=f"budgets on {table.device['cpu']}, {table.target}, {table.layout}, {table.device['threads']} thread(s)"
     )
-    columns = ("budget", "parameters", "loss (nats)", "ms/token p50", "p95", "first token ms", "memory MB")
+    columns = (
+        "budget",
+        "parameters",
+        "loss (nats)",
+        "ms/token p50",
+        "p95",
+        f"first of {PROMPT_LENGTHS[0]}, ms",
+        "memory MB",
+    )
     for column in (*columns, *(f"≤ {t:.2f} ms" for t in targets)):
         shown.add_column(column, justify="left" if column == "budget" else "right")
     for budget in bundle.budgets:
@@ -119,16 +149,15 @@ def budget_table(bundle: Bundle, table: LatencyTable, targets: list[float]) -> T
 def demo(model: Path | None, text: Path, work: Path, threads: int | None) -> None:
     work.mkdir(parents=True, exist_ok=True)
     steps, began = Steps(work), time.perf_counter()
-    corpus = hashlib.sha256(text.read_bytes()).hexdigest()
+    corpus = sha256(text)
     base, checkpoint, bundle_path = model or work / "base", work / "elastic", work / "bundle"
     if model is None:
-        steps.run("pretrain", base, {"text": corpus}, lambda: pretrain([text], base, overwrite=True))
-    steps.run(
-        "elastify",
-        checkpoint,
-        {"text": corpus, "model": str(model.resolve()) if model else None},
-        lambda: elastify(base, [text], checkpoint, overwrite=True),
-    )
+        settings = {"text": corpus, **defaults(pretrain)}
+        steps.run("pretrain", base, settings, lambda: pretrain([text], base, overwrite=True))
+    settings = {"text": corpus, **defaults(elastify)}
+    if model is not None:
+        settings.update((file.name, sha256(file)) for file in sorted(model.glob("*")) if file.is_file())
+    steps.run("elastify", checkpoint, settings, lambda: elastify(base, [text], checkpoint, overwrite=True))
     steps.run(
         "export and verify", bundle_path, {}, lambda: export(checkpoint, bundle_path, overwrite=True, track=track)
     )
@@ -144,10 +173,7 @@ def demo(model: Path | None, text: Path, work: Path, threads: int | None) -> Non
 
     steps.run("compile TensorRT engines", bundle_path / "engines" / "tensorrt-rtx", {}, compile_engines)
     bundle = Bundle.open(bundle_path)
-    tables: list[LatencyTable] = []
-    # Never skipped: what was true of the machine yesterday need not be true now.
-    steps.run("calibrate", work / "always", {}, lambda: tables.append(calibrate(bundle, threads=threads, track=track)))
-    table = tables[0]
+    table = steps.always("calibrate", lambda: calibrate(bundle, threads=threads, track=track))
     targets = two_targets(table, bundle)
     runs = [run_at(bundle, table, target, threads) for target in targets]
     console.rule("[bold]result", align="left")

@@ -8,12 +8,14 @@ from typing import Any
 
 import click
 
-from ..training.elastify import elastify
+from ..training.elastic import LOSSES
+from ..training.elastify import DTYPES, elastify
+from ..training.optimizer import OPTIMIZERS
 from .common import DIRECTORY, json_option, print_json, print_table, show_warnings
 
 
 def default(name: str) -> dict[str, Any]:
-    """The default of an option is that of the function; its module imports nothing heavy."""
+    """The default of an option is that of the function; like the choices, it comes without importing torch."""
     return {"default": signature(elastify).parameters[name].default, "show_default": True}
 
 
@@ -24,18 +26,18 @@ def default(name: str) -> dict[str, Any]:
 @click.option("--tokens", type=int, help="Tokens to train on; 0 only sorts.", **default("tokens"))
 @click.option(
     "--loss",
-    type=click.Choice(["distill", "ce", "mix"]),
+    type=click.Choice(LOSSES),
     help="Learn from the original, the text, or both.",
     **default("loss"),
 )
 @click.option("--batch", type=int, help="Sequences per step.", **default("batch"))
 @click.option("--length", type=int, help="Tokens per sequence.", **default("length"))
 @click.option("--learning-rate", type=float, help="Highest learning rate; less for wider models by default.")
-@click.option("--optimizer", type=click.Choice(["adamw", "muon"]), help="Optimiser.", **default("optimizer"))
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="Optimiser.", **default("optimizer"))
 @click.option("--budgets", type=DIRECTORY, help="JSON list of budgets: a name and [groups, neurons] per layer.")
 @click.option(
     "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    type=click.Choice(DTYPES),
     help="Type of written weights.",
     **default("dtype"),
 )

@@ -136,11 +136,6 @@ class Architecture:
         attention = query + 2 * key + self.hidden_size if self.attention_bias else 0
         return weights + attention + (2 * neurons + self.hidden_size if self.mlp_bias else 0)
 
-    @property
-    def embedding_parameters(self) -> int:
-        """Parameters of the embedding and the LM head; they are not elastic."""
-        return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
-
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

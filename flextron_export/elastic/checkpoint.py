@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 from ..errors import CheckpointError, FlextronError, problems
 from ..files import MALFORMED, integers, read_object, recover, write_json
 from .architecture import Architecture, read_config
-from .safetensors import SafetensorsFile
+from .records import FileRecord, faults
+from .safetensors import SafetensorsFile, TensorInfo
 from .tensors import TensorSpec, tensor_specs
 from .widths import Budget, Candidates, check_budgets
 
@@ -67,6 +68,14 @@ class ModelWeights:
         """A copy of a tensor; see `SafetensorsFile.read`."""
         return self._where[name].read(name)
 
+    def info(self, name: str) -> TensorInfo:
+        """Type, shape and place of a tensor in its file; KeyError if there is none of that name."""
+        return self._where[name].tensors[name]
+
+    def records(self) -> dict[str, FileRecord]:
+        """Size and SHA-256 of every weights file, by name; reads them whole."""
+        return {file.path.name: FileRecord.of(file.path) for file in self.files}
+
     def check(self, specs: Sequence[TensorSpec]) -> None:
         """Raise CheckpointError naming every tensor that is missing, has another shape or holds no floats."""
         found = []
@@ -75,7 +84,7 @@ class ModelWeights:
             if spec.source not in self:
                 found.append(f"{spec.source} is missing")
                 continue
-            info = self._where[spec.source].tensors[spec.source]
+            info = self.info(spec.source)
             if info.shape != expected:
                 found.append(f"{spec.source} is {list(info.shape)}, config.json says {list(expected)}")
             if info.dtype not in FLOATS:
@@ -91,9 +100,13 @@ def _shards(index: Path) -> list[str]:
     if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{index} is damaged: it has no weight_map.", fix=fix)
     shards = sorted({str(n) for n in names.values()})
-    outside = [n for n in shards if n in ("", "..") or Path(n).name != n]
-    problems(CheckpointError, str(index), [f"{n!r} is not a file name in this directory" for n in outside])
+    problems(CheckpointError, str(index), _outside(shards))
     return shards
+
+
+def _outside(names: Iterable[str]) -> list[str]:
+    """Names that are a path to somewhere else, in words."""
+    return [f"{n!r} is not a file name in this directory" for n in names if n in ("", "..") or Path(n).name != n]
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,7 @@ class ElasticCheckpoint:
         parent: where it came from: `path` and `sha256` of the parent's weights.
         sorting: how groups and neurons were ranked.
         training: how it was trained, or empty.
+        files: size and SHA-256 of its weights files, by name; empty where nobody recorded them.
     """
 
     path: Path
@@ -114,10 +128,11 @@ class ElasticCheckpoint:
     parent: dict[str, Any] = field(default_factory=dict)
     sorting: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, FileRecord] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | Path) -> ElasticCheckpoint:
-        """Open and check a checkpoint directory.
+        """Open and check a checkpoint directory; of the weights, the size is checked (see `check_files`).
 
         Raises:
             CheckpointError: it is missing, damaged, not elastic, or of a newer schema.
@@ -144,6 +159,9 @@ class ElasticCheckpoint:
             candidates = Candidates.from_json(value["candidates"])
             budgets = tuple(Budget.from_json(b) for b in value["budgets"])
             extra = {k: dict(value.get(k) or {}) for k in ("parent", "sorting", "training")}
+            files = {name: FileRecord.from_json(r) for name, r in dict(value.get("weights") or {}).items()}
+            if outside := _outside(files):
+                raise ValueError("; ".join(outside))
         except MALFORMED as error:
             raise CheckpointError(
                 f"{marker} is damaged: {type(error).__name__} {error}.", fix="run elastify again"
@@ -153,7 +171,20 @@ class ElasticCheckpoint:
             check_budgets(budgets, candidates, architecture)
         except FlextronError as error:
             raise CheckpointError(f"{marker}: {error.what}") from error
-        return cls(path, architecture, candidates, budgets, **extra)
+        checkpoint = cls(path, architecture, candidates, budgets, **extra, files=files)
+        checkpoint.check_files(hashes=False)
+        return checkpoint
+
+    def check_files(self, *, hashes: bool = True) -> None:
+        """Raise CheckpointError naming every recorded file that is missing, of another size or altered.
+
+        Args:
+            hashes: compare SHA-256 too, which reads the weights whole.
+        """
+        found = faults(self.path, self.files, hashes=hashes)
+        problems(
+            CheckpointError, f"the checkpoint {self.path} is damaged", found, "copy it again, or run elastify again"
+        )
 
     def budget(self, name: str) -> Budget:
         """The budget of that name; CheckpointError names the ones there are."""
@@ -165,13 +196,18 @@ class ElasticCheckpoint:
         )
 
     def weights(self) -> ModelWeights:
-        """The mapped weights, checked against the architecture."""
+        """The mapped weights, checked against the architecture.
+
+        Raises:
+            CheckpointError: they are damaged, do not fit, or lie in files that the checkpoint does not record.
+        """
         weights = ModelWeights(self.path)
+        if self.files:  # a file put beside them may be read in their place
+            unknown = [file.path.name for file in weights.files if file.path.name not in self.files]
+            found = [f"{name} is not among the weights that {MARKER} records" for name in unknown]
+            problems(CheckpointError, f"the checkpoint {self.path} was altered", found, "remove what was added to it")
         weights.check(tensor_specs(self.architecture))
         return weights
-
-    def with_budgets(self, budgets: Sequence[Budget]) -> ElasticCheckpoint:
-        return replace(self, budgets=tuple(budgets))
 
     def write_marker(self, directory: Path) -> None:
         """Write `elastic.json` into a directory that already holds the model."""
@@ -185,6 +221,7 @@ class ElasticCheckpoint:
                 "parent": self.parent,
                 "sorting": self.sorting,
                 "training": self.training,
+                "weights": {name: record.to_json() for name, record in self.files.items()},
             },
         )
 

@@ -32,8 +32,8 @@ _PROJECTIONS = {
 """projection -> its module, what its elastic dimension counts, and which dimension of nn.Linear's weight that is."""
 
 
-def load_model(path: Path, dtype: str = "float32") -> Any:
-    """The full model of a checkpoint as a Hugging Face module in evaluation mode, from safetensors only.
+def load_model(path: Path) -> Any:
+    """The full model of a directory as a Hugging Face module: float32, in evaluation mode, from safetensors only.
 
     Raises:
         MissingDependencyError: torch or transformers is not installed.
@@ -44,7 +44,9 @@ def load_model(path: Path, dtype: str = "float32") -> Any:
         raise MissingDependencyError(
             f"transformers cannot be imported: {error}.", fix="pip install 'flextron-export[train]'"
         ) from error
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, local_files_only=True).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        path, dtype="float32", use_safetensors=True, local_files_only=True
+    ).eval()
 
 
 def _linears(model: Any) -> Iterator[tuple[int, str, nn.Linear]]:

@@ -23,7 +23,7 @@ MARKER = "pretraining.json"
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
-    """The tokenizer of a model directory.
+    """The tokenizer of a model directory, without the truncation and padding that its file may ask for.
 
     Raises:
         CheckpointError: tokenizer.json is missing or damaged.
@@ -38,9 +38,13 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
             fix=f"load it with transformers' AutoTokenizer and save_pretrained it into {directory}",
         )
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers library raises plain Exception
         raise CheckpointError(f"{path} is damaged: {error}.", fix="copy it again") from error
+    # Whoever saved it may have been preparing batches; a document is as long as it is.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:

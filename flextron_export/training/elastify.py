@@ -13,11 +13,12 @@ import numpy as np
 
 from ..elastic.architecture import Architecture, read_config
 from ..elastic.checkpoint import MARKER, ElasticCheckpoint, ModelWeights, copy_tokenizer
+from ..elastic.model import load_model
 from ..elastic.permutation import permute_
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates, check_budgets
 from ..errors import FlextronError, InputError
-from ..files import new_directory, sha256
+from ..files import MALFORMED, new_directory
 from .corpus import read_text, split
 from .data import load_tokenizer, pack, spread
 from .elastic import TrainingSettings, full_smallest_random, train
@@ -30,6 +31,8 @@ VALIDATION_SEQUENCES = 256
 LEARNING_RATE = 0.64
 """Default learning rate times hidden size: 2e-3, measured best at 320, and in proportion for wider models."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_TORCH_NAMES = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""safetensors dtype of a model -> torch dtype that `auto` writes; training has no more precision than float32."""
 
 
 def elastify(
@@ -99,6 +102,8 @@ def elastify(
     settings.validate()
     if dtype not in DTYPES:
         raise InputError(f"The dtype {dtype!r} is not known.", fix=f"use one of: {', '.join(DTYPES)}")
+    if dtype == "auto":
+        dtype = _TORCH_NAMES[weights.info("model.embed_tokens.weight").dtype]
     tokenizer = load_tokenizer(model_dir)
     training, held_out = split(read_text(text), seed=seed)
     end = config.get("eos_token_id")
@@ -107,17 +112,14 @@ def elastify(
     validation = spread(pack(held_out, tokenizer, length, architecture.vocab_size, end), VALIDATION_SEQUENCES)
     require_training()
     import torch
-    from transformers import AutoModelForCausalLM
 
+    device = device or default_device()
     with (
         new_directory(out, marker=MARKER, overwrite=overwrite) as directory,
         thread_count(threads),
         quiet_transformers(),
     ):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-        model.to(device or default_device()).eval()
+        model = load_model(model_dir).to(device)
         sort_(model, architecture, spread(packed, IMPORTANCE_SEQUENCES))
         if settings.steps:
             teacher = copy.deepcopy(model).requires_grad_(False) if loss != "ce" else None
@@ -132,11 +134,11 @@ def elastify(
                 progress=progress,
                 description="elastic training",
             )
-        written = weights.files[0].tensors["model.embed_tokens.weight"].dtype if dtype == "auto" else dtype
-        # Measured as written: rounding to 16 bits is part of what a budget loses.
-        model.to(_torch_dtype(written))
-        model.save_pretrained(directory)
-        model.float()
+        model.to(getattr(torch, dtype)).save_pretrained(directory)
+        # Measured as written: rounding to 16 bits is part of what a budget loses. Read back, as `to` has also rounded
+        # what is not written: the frequencies of the rotary embedding. The old model goes first, to make room.
+        del model
+        model = load_model(directory).to(device)
         checkpoint = ElasticCheckpoint(
             directory,
             architecture,
@@ -144,10 +146,11 @@ def elastify(
             tuple(replace(b, validation_loss=validation_loss(model, architecture, b, validation)) for b in chosen),
             parent={
                 "path": model_dir.resolve().name,
-                "sha256": {file.path.name: sha256(file.path) for file in weights.files},
+                "sha256": {name: record.sha256 for name, record in weights.records().items()},
             },
             sorting={"measure": "rms contribution", "sequences": min(len(packed), IMPORTANCE_SEQUENCES)},
             training=asdict(settings) if settings.steps else {},
+            files=ModelWeights(directory).records(),
         )
         copy_tokenizer(model_dir, directory)
         checkpoint.write_marker(directory)
@@ -186,17 +189,10 @@ def _budgets(
     if isinstance(given, (str, Path)):
         try:
             given = [Budget.from_json(value) for value in json.loads(Path(given).read_text(encoding="utf-8"))]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *MALFORMED) as error:
             raise InputError(
                 f"The budgets in {given} cannot be read: {type(error).__name__} {error}.",
                 fix='write a list such as [{"name": "small", "layers": [[2, 256], [1, 256]]}], one pair per layer',
             ) from error
     check_budgets(given, candidates, architecture)
     return tuple(given)
-
-
-def _torch_dtype(name: str) -> Any:
-    import torch
-
-    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-    return getattr(torch, names.get(name, name), torch.float32)

@@ -9,7 +9,7 @@ import numpy as np
 from ..elastic.architecture import Architecture
 from ..elastic.model import narrowed
 from ..elastic.widths import Budget
-from .environment import autocast, training_attention
+from .environment import training_attention
 
 
 def validation_loss(
@@ -19,16 +19,14 @@ def validation_loss(
     tokens: np.ndarray,
     *,
     batch: int = 16,
-    precision: str = "fp32",
 ) -> float:
-    """Mean negative log-likelihood of the next token, in nats.
+    """Mean negative log-likelihood of the next token, in nats, computed in the precision of the model's weights.
 
     Args:
         model: Hugging Face causal LM.
         budget: the sub-network to measure.
         tokens: int64 [sequences, length]; all but the first token of each sequence are predicted.
         batch: sequences per forward pass.
-        precision: see `environment.autocast`.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -38,7 +36,6 @@ def validation_loss(
         torch.inference_mode(),
         narrowed(model, architecture, budget),
         training_attention(model, tokens.shape[1]),
-        autocast(model.device, precision),
     ):
         for start in range(0, len(tokens), batch):
             ids = torch.from_numpy(tokens[start : start + batch]).to(model.device)

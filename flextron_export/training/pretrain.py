@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,15 +23,6 @@ VOCABULARY = 2048
 VALIDATION_SEQUENCES = 256
 
 
-@dataclass(frozen=True)
-class Pretrained:
-    """A model trained by `pretrain`: its directory, and its validation loss in nats per token."""
-
-    path: Path
-    architecture: Architecture
-    validation_loss: float
-
-
 def pretrain(
     text: Sequence[str | Path],
     out: str | Path,
@@ -44,7 +35,7 @@ def pretrain(
     threads: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
-) -> Pretrained:
+) -> Path:
     """Train a byte-level BPE tokenizer and a small Llama on a text, and write them as a Hugging Face directory.
 
     Args:
@@ -58,6 +49,9 @@ def pretrain(
         threads: CPU threads, or None for torch's own choice.
         overwrite: replace a directory that this function wrote.
         progress: show progress on standard error.
+
+    Returns:
+        The directory; `pretraining.json` in it holds the validation loss in nats per token.
 
     Raises:
         InputError: the text or a setting cannot be used, or `out` exists.
@@ -106,7 +100,7 @@ def pretrain(
         model.save_pretrained(directory)
         save_tokenizer(tokenizer, directory)
         write_json(directory / MARKER, {"validation_loss": loss, "settings": asdict(settings)})
-    return Pretrained(Path(out), architecture, loss)
+    return Path(out)
 
 
 def train_tokenizer(documents: Sequence[str], vocabulary: int = VOCABULARY) -> Tokenizer:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,9 @@ def test_what_elastify_wrote_is_read(tiny_checkpoint: Path) -> None:
 
 def test_a_marker_is_read_as_it_was_written(checkpoint: Path) -> None:
     opened = ElasticCheckpoint.open(checkpoint)
-    opened.with_budgets(opened.budgets[1:]).write_marker(checkpoint)
-    assert ElasticCheckpoint.open(checkpoint) == opened.with_budgets(opened.budgets[1:])
+    changed = replace(opened, budgets=opened.budgets[1:], files=opened.weights().records())
+    changed.write_marker(checkpoint)
+    assert ElasticCheckpoint.open(checkpoint) == changed
 
 
 def test_an_unknown_budget_is_named_with_those_there_are(checkpoint: Path) -> None:
@@ -116,6 +118,12 @@ FULL = {"name": "full", "layers": [[4, 128], [4, 128]], "validation_loss": None}
         {"parent": 7},
         {"sorting": "by hand"},
         {"training": [1, 2]},
+        {"weights": 7},
+        {"weights": {SHARD: 7}},
+        {"weights": {SHARD: {"bytes": 7}}},
+        {"weights": {SHARD: {"bytes": "7", "sha256": "00"}}},
+        {"weights": {SHARD: {"bytes": 7, "sha256": 0}}},
+        {"weights": {"../secret": {"bytes": 7, "sha256": "00"}}},
     ],
     ids=str,
 )
@@ -232,6 +240,51 @@ def test_weights_that_cannot_be_used_are_refused(
     damage(checkpoint)
     with pytest.raises(CheckpointError, match=message):
         ElasticCheckpoint.open(checkpoint).weights()
+
+
+@pytest.fixture
+def recorded(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy, to damage, of what elastify wrote."""
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "recorded"))
+
+
+def test_a_flipped_byte_is_found_by_the_name_of_its_file(recorded: Path) -> None:
+    ElasticCheckpoint.open(recorded).check_files()
+    content = bytearray((recorded / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (recorded / "model.safetensors").write_bytes(content)
+    opened = ElasticCheckpoint.open(recorded)
+    opened.check_files(hashes=False)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors was altered"):
+        opened.check_files(hashes=True)
+
+
+def test_missing_weights_and_weights_of_another_size_do_not_open(recorded: Path) -> None:
+    size = (recorded / "model.safetensors").stat().st_size
+    with (recorded / "model.safetensors").open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors has {size + 1} bytes instead of {size}"):
+        ElasticCheckpoint.open(recorded)
+    (recorded / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
+        ElasticCheckpoint.open(recorded)
+
+
+def test_weights_put_beside_the_recorded_ones_are_refused(checkpoint: Path) -> None:
+    opened = ElasticCheckpoint.open(checkpoint)
+    replace(opened, files=opened.weights().records()).write_marker(checkpoint)
+    shutil.copyfile(checkpoint / SHARD, checkpoint / "model.safetensors")  # read in place of the shards
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not among the weights"):
+        ElasticCheckpoint.open(checkpoint).weights()
+
+
+def test_a_checkpoint_without_records_is_accepted(recorded: Path) -> None:
+    value = json.loads((recorded / "elastic.json").read_text())
+    del value["weights"]
+    (recorded / "elastic.json").write_text(json.dumps(value))
+    opened = ElasticCheckpoint.open(recorded)
+    opened.check_files()
+    assert opened.files == {} and opened.weights().files
 
 
 def test_shards_and_one_file_hold_the_same(whole: Path, checkpoint: Path) -> None:

@@ -47,6 +47,15 @@ def test_spread_takes_sequences_from_the_whole_text() -> None:
     assert spread(tokens, 99) is tokens
 
 
+def test_truncation_and_padding_of_the_file_change_no_text(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=50)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.decode(pack(["abcdef", "gh"], loaded, 8, 260).reshape(-1).tolist()) == "abcdefgh"
+
+
 def test_a_model_without_tokenizer_or_with_a_damaged_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
         load_tokenizer(tmp_path)

@@ -15,10 +15,17 @@ import pytest
 
 from flextron_export.elastic.architecture import Architecture, read_config
 from flextron_export.elastic.checkpoint import ElasticCheckpoint
+from flextron_export.elastic.model import load_model
+from flextron_export.elastic.records import FileRecord
+from flextron_export.elastic.safetensors import SafetensorsFile, TensorPlan, write_safetensors
 from flextron_export.elastic.widths import Budget, LayerWidth
 from flextron_export.errors import CheckpointError, FlextronError, InputError, UnsupportedModelError
 from flextron_export.files import sha256
+from flextron_export.training.corpus import read_text, split
+from flextron_export.training.data import load_tokenizer, pack, spread
 from flextron_export.training.elastify import elastify, sort_
+from flextron_export.training.environment import thread_count
+from flextron_export.training.evaluate import validation_loss
 from flextron_export.training.importance import measure_importance
 from flextron_export.training.tiny import tiny_model
 
@@ -95,6 +102,41 @@ def test_weights_keep_their_type_unless_told_otherwise(model_copy: Path, tiny_te
         assert read_config(checkpoint.path)["dtype"] == ("bfloat16" if expected == "BF16" else "float32")
 
 
+def test_losses_of_16_bit_weights_are_those_of_the_checkpoint_read_back(
+    tiny_model_dir: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    checkpoint = elastify(tiny_model_dir, [tiny_text], tmp_path / "out", dtype="bfloat16", **QUICK)
+    model, architecture = load_model(checkpoint.path), checkpoint.architecture
+    _, held_out = split(read_text([tiny_text]))
+    tokens = spread(pack(held_out, load_tokenizer(tiny_model_dir), 32, architecture.vocab_size, 0), 256)
+    with thread_count(1):
+        losses = [validation_loss(model, architecture, b, tokens) for b in checkpoint.budgets]
+    # Rounding the rotary frequencies too would change them by more than 1e-5.
+    assert [b.validation_loss for b in checkpoint.budgets] == pytest.approx(losses, abs=1e-7)
+
+
+def test_the_embedding_may_lie_in_any_shard(model_copy: Path, tiny_text: Path, tmp_path: Path) -> None:
+    whole = SafetensorsFile(model_copy / "model.safetensors")
+    shards: dict[str, list[str]] = {"a.safetensors": [], "b.safetensors": []}
+    for name in whole.tensors:
+        shards["b.safetensors" if "embed" in name else "a.safetensors"].append(name)
+    for file, names in shards.items():
+        plans = {n: TensorPlan("F32", whole[n].shape, lambda n=n: whole[n]) for n in names}  # type: ignore[misc]
+        write_safetensors(model_copy / file, plans)
+    weight_map = {name: file for file, names in shards.items() for name in names}
+    (model_copy / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (model_copy / "model.safetensors").unlink()
+    checkpoint = elastify(model_copy, [tiny_text], tmp_path / "out", **QUICK)
+    assert set(checkpoint.parent["sha256"]) == set(shards)
+    assert checkpoint.weights().info("model.embed_tokens.weight").dtype == "F32"
+
+
+def test_the_files_of_the_weights_are_recorded(tiny_checkpoint: Path) -> None:
+    checkpoint = ElasticCheckpoint.open(tiny_checkpoint)
+    file = tiny_checkpoint / "model.safetensors"
+    assert checkpoint.files == {file.name: FileRecord(file.stat().st_size, sha256(file))}
+
+
 def test_budgets_may_have_other_widths_in_every_layer(tiny_model_dir: Path, tiny_text: Path, tmp_path: Path) -> None:
     file = tmp_path / "budgets.json"
     file.write_text('[{"name": "mixed", "layers": [[4, 32], [2, 128]]}]')
@@ -104,8 +146,19 @@ def test_budgets_may_have_other_widths_in_every_layer(tiny_model_dir: Path, tiny
     with pytest.raises(InputError, match="5 groups, 32 neurons are not among the candidates"):
         wide = Budget("wide", (LayerWidth(5, 32),) * 2)
         elastify(tiny_model_dir, [tiny_text], tmp_path / "refused", budgets=[wide], **QUICK)
-    file.write_text("[{}]")
-    with pytest.raises(InputError, match="cannot be read"):
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "7", "[{}]", "[7]", "[[]]", '[{"name": "a", "layers": [[1e400, 4]]}]', "[" * 100_000, "\udcff"],
+    ids=lambda t: repr(t[:9]),
+)
+def test_budgets_that_cannot_be_read_are_refused(
+    tiny_model_dir: Path, tiny_text: Path, tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "budgets.json"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=r"budgets in .*budgets\.json cannot be read"):
         elastify(tiny_model_dir, [tiny_text], tmp_path / "refused", budgets=file, **QUICK)
 
 

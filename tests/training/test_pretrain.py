@@ -16,7 +16,7 @@ from flextron_export.training.pretrain import pretrain, train_tokenizer
 @pytest.fixture(scope="module")
 def tiny_pretrained(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pretrain") / "model"
-    return pretrain([tiny_text], out, tokens=64, batch=2, length=16, threads=1, progress=False).path
+    return pretrain([tiny_text], out, tokens=64, batch=2, length=16, threads=1, progress=False)
 
 
 def test_it_writes_a_model_that_can_be_made_elastic(tiny_pretrained: Path) -> None:

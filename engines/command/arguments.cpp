@@ -1,0 +1,162 @@
+#include "arguments.h"
+
+#include <charconv>
+#include <functional>
+#include <map>
+#include <string_view>
+
+namespace
+{
+
+template <typename Number>
+Number number(std::string_view text, std::string_view name)
+{
+    Number value{};
+    auto const result = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (text.empty() || result.ec != std::errc{} || result.ptr != text.data() + text.size())
+    {
+        throw UsageError(std::string(name) + ": '" + std::string(text) + "' is not a number it can take.");
+    }
+    return value;
+}
+
+std::vector<std::int64_t> idList(std::string_view text)
+{
+    std::vector<std::int64_t> ids;
+    while (true)
+    {
+        auto const comma = text.find(',');
+        ids.push_back(number<std::int64_t>(text.substr(0, comma), "--ids"));
+        if (comma == std::string_view::npos)
+        {
+            return ids;
+        }
+        text.remove_prefix(comma + 1);
+    }
+}
+
+using Setter = std::function<void(std::string const& value)>;
+
+template <typename Number>
+Setter into(Number& target, std::string_view name)
+{
+    return [&target, name](std::string const& value) { target = number<Number>(value, name); };
+}
+
+Setter into(std::string& target)
+{
+    return [&target](std::string const& value) { target = value; };
+}
+
+char const* orNull(std::string const& text) noexcept
+{
+    return text.empty() ? nullptr : text.c_str();
+}
+
+} // namespace
+
+FlextronOptions Arguments::filledOptions() const
+{
+    auto filled = options;
+    filled.latencyTarget = orNull(latencyTarget);
+    filled.budget = orNull(budget);
+    filled.layout = orNull(layout);
+    filled.dtype = orNull(dtype);
+    filled.latencyTable = orNull(table);
+    filled.onnxruntime = orNull(onnxruntime);
+    return filled;
+}
+
+Arguments parseArguments(std::vector<std::string> const& words)
+{
+    Arguments found;
+    flextronDefaultOptions(&found.options);
+    flextronDefaultGeneration(&found.generation);
+    std::map<std::string, Setter> const valued{
+        {"--ids", [&found](std::string const& value) { found.ids = idList(value); }},
+        {"--latency-target", into(found.latencyTarget)},
+        {"--budget", into(found.budget)},
+        {"--layout", into(found.layout)},
+        {"--dtype", into(found.dtype)},
+        {"--table", into(found.table)},
+        {"--onnxruntime", into(found.onnxruntime)},
+        {"--threads", into(found.options.threads, "--threads")},
+        {"--chunk", into(found.options.chunk, "--chunk")},
+        {"--max-new-tokens", into(found.generation.maxNewTokens, "--max-new-tokens")},
+        {"--temperature", into(found.generation.temperature, "--temperature")},
+        {"--top-k", into(found.generation.topK, "--top-k")},
+        {"--top-p", into(found.generation.topP, "--top-p")},
+        {"--seed", into(found.generation.seed, "--seed")},
+    };
+    std::map<std::string, std::function<void()>> const flags{
+        {"--json", [&found] { found.json = true; }},
+        {"--help", [&found] { found.help = true; }},
+        {"--best-effort", [&found] { found.options.bestEffort = 1; }},
+        {"--low-memory", [&found] { found.options.lowMemory = 1; }},
+        {"--no-verify-hashes", [&found] { found.options.skipHashes = 1; }},
+        {"--ignore-eos", [&found] { found.generation.ignoreEos = 1; }},
+    };
+    for (std::size_t i = 0; i < words.size(); ++i)
+    {
+        // Both `--name value` and `--name=value`.
+        auto const equals = words[i].starts_with("--") ? words[i].find('=') : std::string::npos;
+        auto const name = words[i].substr(0, equals);
+        if (auto const setter = valued.find(name); setter != valued.end())
+        {
+            if (equals == std::string::npos && i + 1 == words.size())
+            {
+                throw UsageError(name + " needs a value.");
+            }
+            setter->second(equals == std::string::npos ? words[++i] : words[i].substr(equals + 1));
+        }
+        else if (auto const flag = flags.find(words[i]); flag != flags.end())
+        {
+            flag->second();
+        }
+        else if (words[i].starts_with("-") || !found.bundle.empty())
+        {
+            throw UsageError("'" + words[i] + "' is not understood.");
+        }
+        else
+        {
+            found.bundle = words[i];
+        }
+    }
+    if (!found.help && (found.bundle.empty() || found.ids.empty()))
+    {
+        throw UsageError(found.bundle.empty() ? "The bundle is missing." : "Pass the prompt with --ids.");
+    }
+    return found;
+}
+
+char const* helpText() noexcept
+{
+    return R"(Usage: flextron-run BUNDLE --ids 1,2,3 [OPTIONS]
+
+Generates tokens with the best budget of BUNDLE that meets a latency target on this device. Token ids stream to
+standard output; which budget was picked and why, and the timings, go to standard error.
+
+  --ids LIST             token ids of the prompt, with commas
+  --latency-target TEXT  20ms (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or several
+                         with commas; needs the measurements of `flextron-export calibrate BUNDLE`
+  --table FILE           select by these measurements instead
+  --best-effort          if no budget meets the target, run the one that comes closest
+  --budget NAME          run this budget, whatever it costs
+  --max-new-tokens N     stop after that many (64)
+  --temperature X        0 takes the likeliest token each time (0)
+  --top-k K              choose among the k likeliest tokens; 0 for all (0)
+  --top-p P              choose among the likeliest tokens of this total probability (1)
+  --seed N               the same seed, prompt and settings give the same tokens (0)
+  --ignore-eos           go on after the model's end-of-text token
+  --layout NAME          panels, shared or per-budget (panels)
+  --dtype NAME           fp32 or fp16 (fp32)
+  --threads N            threads (one per core that may be used)
+  --chunk N              tokens per prefill call (256)
+  --low-memory           leave the weights in the mapped file; slower
+  --no-verify-hashes     check sizes of the bundle's files only; starts faster
+  --onnxruntime PATH     the ONNX Runtime library ($FLEXTRON_ONNXRUNTIME, then the system's)
+  --json                 print the result as JSON
+
+Exit codes are those of flextron-export (docs/command-line.md).
+)";
+}

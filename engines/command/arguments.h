@@ -1,0 +1,41 @@
+//! Command line of flextron-run.
+#pragma once
+
+#include "flextron/flextron.h"
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+//! The command line cannot be understood; the message says what is wrong with it.
+class UsageError : public std::runtime_error
+{
+public:
+    using std::runtime_error::runtime_error;
+};
+
+struct Arguments
+{
+    std::string bundle;
+    std::vector<std::int64_t> ids;
+    std::string latencyTarget;
+    std::string budget;
+    std::string layout;
+    std::string dtype;
+    std::string table;
+    std::string onnxruntime;
+    FlextronOptions options{};
+    FlextronGeneration generation{};
+    bool json{};
+    bool help{};
+
+    //! The options with this object's strings filled in; valid as long as it lives.
+    [[nodiscard]] FlextronOptions filledOptions() const;
+};
+
+[[nodiscard]] Arguments parseArguments(std::vector<std::string> const& words);
+
+//! What --help prints.
+[[nodiscard]] char const* helpText() noexcept;

@@ -1,0 +1,117 @@
+/*! \file
+ *  Runs elastic bundles: opens one, picks the budget that meets a latency target on this device, generates tokens.
+ *
+ *  Every function returns a status. After any but FLEXTRON_OK, flextronLastError() says what happened, the likely cause
+ *  and the next step. No exception leaves the library. One runner serves one thread at a time; different runners are
+ *  independent.
+ */
+#ifndef FLEXTRON_FLEXTRON_H
+#define FLEXTRON_FLEXTRON_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define FLEXTRON_API __attribute__((visibility("default")))
+#else
+#define FLEXTRON_API
+#endif
+
+#ifdef __cplusplus
+extern "C"
+{
+#endif
+
+/*! What a call came to. The values are also the exit codes of the commands. */
+typedef enum FlextronStatus
+{
+    FLEXTRON_OK = 0,
+    FLEXTRON_ERROR = 1,              /*!< of no other kind, or unexpected */
+    FLEXTRON_INPUT_ERROR = 3,        /*!< something that was passed cannot be used */
+    FLEXTRON_BUNDLE_ERROR = 6,       /*!< the bundle is missing, damaged, altered, too new, or lacks what was asked */
+    FLEXTRON_NO_BUDGET_FITS = 8,     /*!< no budget meets the latency target on this device */
+    FLEXTRON_MISSING_DEPENDENCY = 9, /*!< a library cannot be loaded; the message names the paths that were tried */
+    FLEXTRON_TARGET_ERROR = 10       /*!< the backend refuses the bundle */
+} FlextronStatus;
+
+/*! An opened bundle, loaded at one budget. */
+typedef struct FlextronRunner FlextronRunner;
+
+/*! How to open a bundle. Fill it with flextronDefaultOptions() and change what you need; strings may be NULL. */
+typedef struct FlextronOptions
+{
+    size_t structSize;         /*!< sizeof(FlextronOptions) of the caller, set by flextronDefaultOptions() */
+    char const* latencyTarget; /*!< "20ms" per token, "300ms@128" to the first token, "512MB", several with commas */
+    char const* budget;        /*!< run this budget, whatever it costs; excludes a latency target */
+    char const* layout;        /*!< "panels", "shared" or "per-budget"; default: panels if the bundle has it */
+    char const* dtype;         /*!< "fp32" or "fp16"; default: fp32 if the bundle has it */
+    char const* latencyTable;  /*!< file to select by; default: the bundle's table of this device */
+    char const* onnxruntime;   /*!< path of the ONNX Runtime library; default: $FLEXTRON_ONNXRUNTIME, then the system's */
+    int32_t threads;           /*!< 0: one per core that this process may use */
+    int32_t chunk;             /*!< tokens per prefill call */
+    int64_t context;           /*!< tokens at which the target must hold; 0: the longest that was measured */
+    int32_t bestEffort;        /*!< nonzero: if nothing meets the target, take what comes closest */
+    int32_t lowMemory;         /*!< nonzero: leave the weights in the mapped file; slower */
+    int32_t skipHashes;        /*!< nonzero: check only sizes of the bundle's files */
+} FlextronOptions;
+
+/*! How to generate. Fill it with flextronDefaultGeneration(). */
+typedef struct FlextronGeneration
+{
+    size_t structSize;
+    int64_t maxNewTokens;
+    double temperature; /*!< 0 takes the likeliest token each time */
+    int64_t topK;       /*!< choose among the k likeliest only; 0 for all */
+    double topP;        /*!< choose among the likeliest that together have this probability */
+    uint64_t seed;      /*!< the same seed, prompt and settings give the same tokens, in Python too */
+    int32_t ignoreEos;  /*!< nonzero: go on after an end-of-text token */
+} FlextronGeneration;
+
+/*! Times of a generation in milliseconds. What the callback takes is not counted. */
+typedef struct FlextronTimings
+{
+    size_t structSize;
+    int64_t promptTokens;
+    int64_t tokens; /*!< generated, an end-of-text token included */
+    double firstTokenMs;
+    double p50; /*!< per token after the first; NaN if there were none */
+    double p95;
+    char const* stoppedBy; /*!< "length", "eos", "context" (the cache is full) or "caller" */
+} FlextronTimings;
+
+/*! Receives every token as soon as it is decided; returns nonzero to stop. Must not throw or call the runner. */
+typedef int (*FlextronTokenCallback)(int64_t token, void* user);
+
+/*! Message of this thread's last failed call; never NULL, valid until the thread's next call. */
+FLEXTRON_API char const* flextronLastError(void);
+
+FLEXTRON_API void flextronDefaultOptions(FlextronOptions* options);
+FLEXTRON_API void flextronDefaultGeneration(FlextronGeneration* generation);
+
+/*! Opens and checks a bundle, selects a budget and loads it. Without target and budget the widest one runs. */
+FLEXTRON_API FlextronStatus flextronOpen(char const* bundle, FlextronOptions const* options, FlextronRunner** runner);
+
+/*! Releases everything; NULL is allowed. */
+FLEXTRON_API void flextronClose(FlextronRunner* runner);
+
+/*! Switches to the budget of that name; the next generation runs at it. */
+FLEXTRON_API FlextronStatus flextronUseBudget(FlextronRunner* runner, char const* budget);
+
+/*! Switches to the best budget that meets another latency target. On failure the old budget stays. */
+FLEXTRON_API FlextronStatus flextronSelect(FlextronRunner* runner, char const* latencyTarget);
+
+/*! Which budget runs and why, as JSON: budget, reason, numbers, met, rejected. Valid until the budget changes. */
+FLEXTRON_API FlextronStatus flextronSelection(FlextronRunner* runner, char const** json);
+
+/*! Generates after a prompt of token ids.
+ *  \param callback may be NULL.
+ *  \param timings may be NULL; set structSize before the call.
+ */
+FLEXTRON_API FlextronStatus flextronGenerate(FlextronRunner* runner, int64_t const* prompt, size_t promptSize,
+    FlextronGeneration const* generation, FlextronTokenCallback callback, void* user, FlextronTimings* timings);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

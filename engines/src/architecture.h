@@ -1,0 +1,41 @@
+//! The shape of a model, as a bundle's manifest describes it.
+#pragma once
+
+#include "json.h"
+
+#include <cstdint>
+#include <string>
+
+namespace flextron
+{
+
+//! Sizes are counts. What only the graphs need (rotary embedding, norms) is checked by them, not kept here.
+struct Architecture
+{
+    std::string family;
+    std::int64_t hiddenSize{};
+    std::int64_t numLayers{};
+    std::int64_t numHeads{};
+    std::int64_t numKvHeads{};
+    std::int64_t headDim{};
+    std::int64_t intermediateSize{};
+    std::int64_t vocabSize{};
+    std::int64_t maxPositions{};
+    bool tied{};
+    bool attentionBias{};
+    bool mlpBias{};
+
+    //! Query heads of one KV group.
+    [[nodiscard]] std::int64_t headsPerGroup() const noexcept
+    {
+        return numHeads / numKvHeads;
+    }
+
+    //! Active parameters of one layer at that width, norms and biases included.
+    [[nodiscard]] std::int64_t layerParameters(std::int64_t groups, std::int64_t neurons) const noexcept;
+
+    //! Reads the manifest's object; JsonError names everything that is wrong with it.
+    [[nodiscard]] static Architecture fromJson(Json const& value);
+};
+
+} // namespace flextron

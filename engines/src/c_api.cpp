@@ -1,0 +1,240 @@
+//! The C interface: turns exceptions into codes and messages.
+#include "flextron/flextron.h"
+
+#include "error.h"
+#include "runner.h"
+#include "timings.h"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+
+struct FlextronRunner
+{
+    FlextronRunner(char const* bundle, flextron::RunnerOptions options)
+        : runner(bundle, std::move(options))
+    {
+    }
+
+    flextron::Runner runner;
+    std::string selection;
+};
+
+namespace
+{
+
+using flextron::Error;
+
+//! Reserved once per thread, so that even running out of memory can be told.
+constexpr std::size_t kLongestMessage = 8192;
+
+char* lastError() noexcept
+{
+    thread_local char message[kLongestMessage] = "";
+    return message;
+}
+
+FlextronStatus fail(FlextronStatus status, char const* message) noexcept
+{
+    auto* const text = lastError();
+    std::strncpy(text, message, kLongestMessage - 1);
+    text[kLongestMessage - 1] = '\0';
+    return status;
+}
+
+//! Runs a call and translates what it throws.
+template <typename Call>
+FlextronStatus guarded(Call&& call) noexcept
+{
+    try
+    {
+        call();
+        lastError()[0] = '\0';
+        return FLEXTRON_OK;
+    }
+    catch (Error const& error)
+    {
+        return fail(error.status(), error.what());
+    }
+    catch (std::bad_alloc const&)
+    {
+        return fail(FLEXTRON_ERROR, "There is not enough memory.\n  next: use a narrower budget or a shorter context");
+    }
+    catch (std::exception const& error)
+    {
+        return fail(FLEXTRON_ERROR, error.what());
+    }
+    catch (...)
+    {
+        return fail(FLEXTRON_ERROR, "An unknown error occurred.");
+    }
+}
+
+void require(bool given, char const* what)
+{
+    if (!given)
+    {
+        throw flextron::inputError(std::string(what) + " is NULL.");
+    }
+}
+
+std::string text(char const* value)
+{
+    return value == nullptr ? "" : value;
+}
+
+//! A structure of a caller that was compiled with an older header is shorter; what it lacks takes the default.
+template <typename Struct>
+Struct completed(Struct const* given, void (*fill)(Struct*))
+{
+    Struct value;
+    fill(&value);
+    if (given != nullptr)
+    {
+        if (given->structSize < sizeof(std::size_t))
+        {
+            throw flextron::inputError("A structure has no structSize.", "fill it with its flextronDefault function");
+        }
+        std::memcpy(&value, given, std::min(given->structSize, sizeof(Struct)));
+    }
+    return value;
+}
+
+flextron::RunnerOptions runnerOptions(FlextronOptions const& given)
+{
+    flextron::RunnerOptions options;
+    options.latencyTarget = text(given.latencyTarget);
+    options.budget = text(given.budget);
+    options.layout = text(given.layout);
+    options.dtype = text(given.dtype);
+    options.latencyTable = text(given.latencyTable);
+    options.onnxruntime = text(given.onnxruntime);
+    options.threads = given.threads;
+    options.chunk = given.chunk;
+    if (given.context != 0)
+    {
+        options.context = given.context;
+    }
+    options.bestEffort = given.bestEffort != 0;
+    options.lowMemory = given.lowMemory != 0;
+    options.skipHashes = given.skipHashes != 0;
+    return options;
+}
+
+void writeTimings(flextron::Timings const& timings, FlextronTimings* out)
+{
+    constexpr double kMedian = 50;
+    constexpr double kTail = 95;
+    FlextronTimings const value{out->structSize, timings.promptTokens, timings.tokens, timings.firstTokenMs,
+        flextron::percentile(timings.tokenMs, kMedian), flextron::percentile(timings.tokenMs, kTail),
+        timings.stoppedBy};
+    std::memcpy(out, &value, std::min(out->structSize, sizeof(value)));
+}
+
+} // namespace
+
+char const* flextronLastError(void)
+{
+    return lastError();
+}
+
+void flextronDefaultOptions(FlextronOptions* options)
+{
+    if (options != nullptr)
+    {
+        constexpr std::int32_t kChunk = 256;
+        *options = {};
+        options->structSize = sizeof(FlextronOptions);
+        options->chunk = kChunk;
+    }
+}
+
+void flextronDefaultGeneration(FlextronGeneration* generation)
+{
+    if (generation != nullptr)
+    {
+        constexpr std::int64_t kTokens = 64;
+        *generation = {};
+        generation->structSize = sizeof(FlextronGeneration);
+        generation->maxNewTokens = kTokens;
+        generation->topP = 1;
+    }
+}
+
+FlextronStatus flextronOpen(char const* bundle, FlextronOptions const* options, FlextronRunner** runner)
+{
+    return guarded(
+        [&]
+        {
+            require(runner != nullptr, "The place for the runner");
+            *runner = nullptr;
+            require(bundle != nullptr, "The bundle's path");
+            auto const given = completed(options, flextronDefaultOptions);
+            auto opened = std::make_unique<FlextronRunner>(bundle, runnerOptions(given));
+            *runner = opened.release(); // flextronClose deletes it
+        });
+}
+
+void flextronClose(FlextronRunner* runner)
+{
+    std::unique_ptr<FlextronRunner> const owner(runner);
+}
+
+FlextronStatus flextronUseBudget(FlextronRunner* runner, char const* budget)
+{
+    return guarded(
+        [&]
+        {
+            require(runner != nullptr, "The runner");
+            require(budget != nullptr, "The budget");
+            runner->runner.useBudget(budget);
+        });
+}
+
+FlextronStatus flextronSelect(FlextronRunner* runner, char const* latencyTarget)
+{
+    return guarded(
+        [&]
+        {
+            require(runner != nullptr, "The runner");
+            require(latencyTarget != nullptr, "The latency target");
+            runner->runner.selectFor(latencyTarget);
+        });
+}
+
+FlextronStatus flextronSelection(FlextronRunner* runner, char const** json)
+{
+    return guarded(
+        [&]
+        {
+            require(runner != nullptr, "The runner");
+            require(json != nullptr, "The place for the text");
+            runner->selection = runner->runner.selection().toJson().dump();
+            *json = runner->selection.c_str();
+        });
+}
+
+FlextronStatus flextronGenerate(FlextronRunner* runner, int64_t const* prompt, size_t promptSize,
+    FlextronGeneration const* generation, FlextronTokenCallback callback, void* user, FlextronTimings* timings)
+{
+    return guarded(
+        [&]
+        {
+            require(runner != nullptr, "The runner");
+            require(prompt != nullptr || promptSize == 0, "The prompt");
+            auto const given = completed(generation, flextronDefaultGeneration);
+            flextron::GenerationOptions const options{
+                given.maxNewTokens, {given.temperature, given.topK, given.topP}, given.seed, given.ignoreEos != 0};
+            auto const receive
+                = [&](std::int64_t token) { return callback == nullptr || callback(token, user) == 0; };
+            auto const taken = runner->runner.generate({prompt, promptSize}, options, receive);
+            if (timings != nullptr)
+            {
+                writeTimings(taken, timings);
+            }
+        });
+}

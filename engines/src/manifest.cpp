@@ -1,0 +1,268 @@
+#include "manifest.h"
+
+#include "error.h"
+#include "json.h"
+#include "sha256.h"
+#include "tensors.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+namespace flextron
+{
+
+namespace
+{
+
+constexpr std::int64_t kVersion = 1;
+constexpr std::array<std::string_view, 2> kDtypes{"fp32", "fp16"};
+constexpr std::array<std::string_view, 3> kLayouts{"panels", "shared", "per-budget"};
+
+template <typename Names>
+bool contains(Names const& names, std::string_view name)
+{
+    return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+bool leavesBundle(std::string const& name)
+{
+    std::filesystem::path const path(name);
+    return name.empty() || path.is_absolute() || name.find('\\') != std::string::npos
+        || name.find('\0') != std::string::npos || contains(path, "..") || path.lexically_normal() == ".";
+}
+
+std::map<std::string, std::vector<std::string>> readLayouts(Json const& value)
+{
+    std::map<std::string, std::vector<std::string>> layouts;
+    for (auto const& [dtype, names] : value.items())
+    {
+        for (auto const& name : names)
+        {
+            layouts[dtype].push_back(readString(name, "a layout"));
+        }
+    }
+    return layouts;
+}
+
+std::map<std::string, FileRecord> readFiles(Json const& value)
+{
+    std::map<std::string, FileRecord> files;
+    for (auto const& [name, record] : value.items())
+    {
+        files[name] = {readInteger(member(record, "bytes"), "a size"), readString(member(record, "sha256"), "a SHA-256")};
+    }
+    return files;
+}
+
+std::vector<std::string> missingFiles(Manifest const& manifest)
+{
+    std::vector<std::string> found;
+    auto const need = [&](std::string const& name)
+    {
+        auto const sentence = name + " is not listed";
+        if (!manifest.files.contains(name) && !contains(found, sentence))
+        {
+            found.push_back(sentence);
+        }
+    };
+    for (auto const& [dtype, layouts] : manifest.layouts)
+    {
+        need(weightsFile(dtype));
+        for (auto const& layout : layouts)
+        {
+            for (auto const& budget : manifest.budgets)
+            {
+                need(graphFile(layout, dtype, budget.name));
+            }
+        }
+    }
+    return found;
+}
+
+std::vector<std::string> faults(Manifest const& manifest)
+{
+    auto found = widthFaults(manifest.architecture, manifest.candidates, manifest.budgets);
+    bool any = false;
+    for (auto const& [dtype, layouts] : manifest.layouts)
+    {
+        if (!contains(kDtypes, dtype))
+        {
+            found.push_back("unknown dtype '" + dtype + "'");
+        }
+        for (auto const& layout : layouts)
+        {
+            any = true;
+            if (!contains(kLayouts, layout))
+            {
+                found.push_back("unknown layout '" + layout + "'");
+            }
+        }
+    }
+    if (!any)
+    {
+        found.emplace_back("it has no graphs");
+    }
+    for (auto const& [name, record] : manifest.files)
+    {
+        if (leavesBundle(name))
+        {
+            found.push_back("the path '" + name + "' leaves the bundle");
+        }
+    }
+    auto const missing = missingFiles(manifest);
+    found.insert(found.end(), missing.begin(), missing.end());
+    return found;
+}
+
+} // namespace
+
+Manifest Manifest::fromJson(Json const& value)
+{
+    if (auto const format = readString(member(value, "format"), "format"); format != "flextron-bundle")
+    {
+        throw JsonError("its format is '" + format + "'");
+    }
+    if (auto const version = readInteger(member(value, "version"), "version"); version > kVersion)
+    {
+        throw bundleError("manifest.json has version " + std::to_string(version) + "; this library reads up to "
+                + std::to_string(kVersion) + ".",
+            "upgrade the library");
+    }
+    Manifest manifest;
+    manifest.architecture = Architecture::fromJson(member(value, "architecture"));
+    manifest.candidates = Candidates::fromJson(member(value, "candidates"));
+    for (auto const& budget : member(value, "budgets"))
+    {
+        manifest.budgets.push_back(Budget::fromJson(budget));
+    }
+    manifest.layouts = readLayouts(member(value, "layouts"));
+    manifest.files = readFiles(member(value, "files"));
+    if (auto const found = faults(manifest); !found.empty())
+    {
+        throw JsonError("it is not valid: " + join(found, "; "));
+    }
+    return manifest;
+}
+
+Bundle::Bundle(std::filesystem::path path, Manifest manifest)
+    : mPath(std::move(path))
+    , mManifest(std::move(manifest))
+{
+}
+
+Bundle Bundle::open(std::filesystem::path const& path, bool hashes)
+{
+    auto const marker = path / "manifest.json";
+    std::error_code ignored;
+    if (!std::filesystem::is_regular_file(marker, ignored))
+    {
+        throw bundleError(path.string() + " is not a bundle: it has no manifest.json.",
+            "flextron-export export CKPT --out BUNDLE");
+    }
+    try
+    {
+        Bundle bundle(path, Manifest::fromJson(readObject(marker)));
+        bundle.checkFiles(hashes);
+        return bundle;
+    }
+    catch (JsonError const& error)
+    {
+        throw bundleError(
+            marker.string() + " is damaged: " + error.what() + ".", "copy the bundle again, or export it again");
+    }
+}
+
+Budget const& Bundle::budget(std::string const& name) const
+{
+    std::vector<std::string> names;
+    for (auto const& budget : mManifest.budgets)
+    {
+        if (budget.name == name)
+        {
+            return budget;
+        }
+        names.push_back(budget.name);
+    }
+    throw bundleError("The budget '" + name + "' was not exported.", "use one of: " + join(names, ", "));
+}
+
+std::string Bundle::graph(std::string const& layout, std::string const& dtype, Budget const& budget) const
+{
+    auto const layouts = mManifest.layouts.find(dtype);
+    if (layouts != mManifest.layouts.end() && contains(layouts->second, layout))
+    {
+        return graphFile(layout, dtype, budget.name);
+    }
+    std::vector<std::string> there;
+    for (auto const& [name, names] : mManifest.layouts)
+    {
+        there.push_back(name + ": " + join(names, ", "));
+    }
+    throw bundleError("The bundle has no " + layout + " graph in " + dtype + ".",
+        "export again with --layout " + layout + " --dtype " + dtype, "it holds " + join(there, "; "));
+}
+
+SafetensorsFile Bundle::weights(std::string const& dtype) const
+{
+    auto const path = mPath / weightsFile(dtype);
+    SafetensorsFile weights(path);
+    auto const* const name = dtype == "fp16" ? "F16" : "F32";
+    std::vector<std::string> found;
+    for (auto const& spec : tensorSpecs(mManifest.architecture))
+    {
+        auto const info = weights.tensors().find(spec.name);
+        if (info == weights.tensors().end() || info->second.shape != spec.shape || info->second.dtype != name)
+        {
+            found.push_back(spec.name + " should be " + name + " " + Json(spec.shape).dump());
+        }
+    }
+    constexpr std::size_t kMost = 5;
+    found.resize(std::min(found.size(), kMost));
+    throwIfAny(FLEXTRON_BUNDLE_ERROR, path.string() + " does not fit the manifest", found);
+    return weights;
+}
+
+void Bundle::checkFiles(bool hashes) const
+{
+    std::vector<std::string> found;
+    for (auto const& [name, record] : mManifest.files)
+    {
+        auto const path = mPath / name;
+        try
+        {
+            if (!std::filesystem::is_regular_file(path))
+            {
+                found.push_back(name + " is missing");
+            }
+            else if (auto const size = std::filesystem::file_size(path);
+                     size != static_cast<std::uintmax_t>(record.bytes))
+            {
+                found.push_back(
+                    name + " has " + std::to_string(size) + " bytes instead of " + std::to_string(record.bytes));
+            }
+            else if (hashes && sha256OfFile(path) != record.sha256)
+            {
+                found.push_back(name + " was altered (its SHA-256 differs)");
+            }
+        }
+        catch (std::system_error const& error)
+        {
+            found.push_back(name + " cannot be read: " + error.code().message());
+        }
+    }
+    throwIfAny(FLEXTRON_BUNDLE_ERROR, "the bundle " + mPath.string() + " is damaged", found,
+        "copy it again, or export it again");
+}
+
+std::string weightsFile(std::string const& dtype)
+{
+    return "weights." + dtype + ".safetensors";
+}
+
+std::string graphFile(std::string const& layout, std::string const& dtype, std::string const& budget)
+{
+    return "graphs/" + layout + (layout == "per-budget" ? "." + budget : "") + "." + dtype + ".onnx";
+}
+
+} // namespace flextron

@@ -1,0 +1,190 @@
+#include "runner.h"
+
+#include "device.h"
+#include "end_of_text.h"
+#include "error.h"
+#include "onnxruntime_session.h"
+#include "sequence.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace flextron
+{
+
+namespace
+{
+
+constexpr char const* kTarget = "onnxruntime-cpu";
+
+RunnerOptions checked(RunnerOptions options)
+{
+    if (!options.latencyTarget.empty() && !options.budget.empty())
+    {
+        throw inputError("A latency target and a budget were given.", "pass one of them");
+    }
+    std::vector<std::string> found;
+    if (options.threads < 0)
+    {
+        found.push_back(std::to_string(options.threads) + " threads cannot run anything");
+    }
+    if (options.chunk < 1)
+    {
+        found.push_back("chunk " + std::to_string(options.chunk) + " is not at least 1");
+    }
+    if (options.context && *options.context < 1)
+    {
+        found.push_back("context " + std::to_string(*options.context) + " is not at least 1");
+    }
+    throwIfAny(FLEXTRON_INPUT_ERROR, "these options cannot be used", found);
+    options.threads = options.threads == 0 ? usableCores() : options.threads;
+    return options;
+}
+
+class Stopwatch
+{
+public:
+    [[nodiscard]] double milliseconds() const
+    {
+        return std::chrono::duration<double, std::milli>(Clock::now() - mStart).count();
+    }
+
+private:
+    using Clock = std::chrono::steady_clock;
+    Clock::time_point mStart = Clock::now();
+};
+
+} // namespace
+
+Runner::Runner(std::string const& bundle, RunnerOptions options)
+    : mOptions(checked(std::move(options)))
+    , mBundle(Bundle::open(bundle, !mOptions.skipHashes))
+    , mSetup(chooseSetup())
+    , mEndOfText(endOfText(mBundle.path()))
+    , mLibrary(std::make_shared<OnnxRuntimeLibrary>(mOptions.onnxruntime))
+{
+    if (!mOptions.latencyTarget.empty())
+    {
+        selectFor(mOptions.latencyTarget);
+    }
+    else if (!mOptions.budget.empty())
+    {
+        useBudget(mOptions.budget);
+    }
+    else
+    {
+        mSelection = widest();
+    }
+    mSession = std::make_unique<OnnxRuntimeSession>(mLibrary, mBundle,
+        OnnxRuntimeSettings{mSetup.layout, mSetup.dtype, mOptions.threads, mOptions.lowMemory});
+}
+
+void Runner::useBudget(std::string const& name)
+{
+    mSelection = {mBundle.budget(name).name, name + " was asked for by name."};
+}
+
+void Runner::selectFor(std::string const& latencyTarget)
+{
+    auto const target = LatencyTarget::parse(latencyTarget);
+    auto const table = mOptions.latencyTable.empty()
+        ? loadTable(mBundle, mSetup,
+            fingerprint(mLibrary->version(), mOptions.threads, mOptions.lowMemory)["id"].get<std::string>())
+        : readTable(mOptions.latencyTable, mBundle, mSetup);
+    mSelection = select(mBundle.manifest().budgets, table, target, mOptions.context, mOptions.bestEffort);
+}
+
+Timings Runner::generate(std::span<std::int64_t const> prompt, GenerationOptions const& options,
+    std::function<bool(std::int64_t)> const& receive)
+{
+    checkPrompt(prompt);
+    options.sampling.validate();
+    if (options.maxNewTokens < 1)
+    {
+        throw inputError(
+            std::to_string(options.maxNewTokens) + " new tokens are nothing to generate.", "ask for 1 or more");
+    }
+    Timings timings;
+    timings.promptTokens = static_cast<std::int64_t>(prompt.size());
+    Random random(options.seed);
+    Stopwatch const untilFirst;
+    Sequence sequence(*mSession, mBundle.budget(mSelection.budget), mBundle.manifest().architecture.maxPositions,
+        mOptions.chunk);
+    auto token = options.sampling.choose(sequence.append(prompt), random);
+    timings.firstTokenMs = untilFirst.milliseconds();
+    while (true)
+    {
+        ++timings.tokens;
+        if (!options.ignoreEos && mEndOfText.contains(token))
+        {
+            timings.stoppedBy = "eos"; // which is no part of the text
+            return timings;
+        }
+        bool const wanted = receive(token);
+        timings.stoppedBy = !wanted            ? "caller"
+            : timings.tokens >= options.maxNewTokens ? "length"
+            : sequence.full()                        ? "context"
+                                                     : "";
+        if (*timings.stoppedBy != '\0')
+        {
+            return timings;
+        }
+        Stopwatch const step;
+        token = options.sampling.choose(sequence.append({&token, 1}), random);
+        timings.tokenMs.push_back(step.milliseconds());
+    }
+}
+
+Selection Runner::widest() const
+{
+    auto const& manifest = mBundle.manifest();
+    auto const narrower = [&manifest](Budget const& a, Budget const& b)
+    { return a.parameters(manifest.architecture) < b.parameters(manifest.architecture); };
+    auto const found = std::max_element(manifest.budgets.begin(), manifest.budgets.end(), narrower);
+    return {found->name, found->name + " is the widest budget; there was no latency target."};
+}
+
+Setup Runner::chooseSetup() const
+{
+    auto const& layouts = mBundle.manifest().layouts;
+    Setup setup{kTarget, mOptions.layout, mOptions.dtype};
+    if (setup.dtype.empty())
+    {
+        setup.dtype = layouts.contains("fp32") ? "fp32" : layouts.begin()->first;
+    }
+    if (setup.layout.empty())
+    {
+        auto const found = layouts.find(setup.dtype);
+        bool const other = found != layouts.end() && !found->second.empty()
+            && std::find(found->second.begin(), found->second.end(), "panels") == found->second.end();
+        setup.layout = other ? found->second.front() : "panels";
+    }
+    // Says what there is, if that is not exported.
+    static_cast<void>(mBundle.graph(setup.layout, setup.dtype, mBundle.manifest().budgets.front()));
+    return setup;
+}
+
+void Runner::checkPrompt(std::span<std::int64_t const> prompt) const
+{
+    auto const& architecture = mBundle.manifest().architecture;
+    if (prompt.empty())
+    {
+        throw inputError("The prompt is empty.", "pass at least one token id");
+    }
+    auto const outside = std::find_if(prompt.begin(), prompt.end(),
+        [&architecture](std::int64_t id) { return id < 0 || id >= architecture.vocabSize; });
+    if (outside != prompt.end())
+    {
+        throw inputError("Token id " + std::to_string(*outside) + " is outside the vocabulary of "
+                + std::to_string(architecture.vocabSize) + ".",
+            "use the tokenizer of the model that was exported", "a tokenizer of another model");
+    }
+    if (prompt.size() > static_cast<std::size_t>(architecture.maxPositions))
+    {
+        throw inputError("The prompt has " + std::to_string(prompt.size()) + " tokens; the cache holds at most "
+                + std::to_string(architecture.maxPositions) + ".",
+            "shorten the prompt, and leave room for the answer");
+    }
+}
+
+} // namespace flextron

@@ -1,0 +1,44 @@
+//! One sequence of tokens: prefill in chunks, decode token by token, a cache that grows as it is needed.
+#pragma once
+
+#include "session.h"
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+namespace flextron
+{
+
+class Sequence
+{
+public:
+    //! \param maximum most tokens that the sequence may hold.
+    //! \param chunk tokens per prefill call: enough to keep the cores busy, few enough to bound activations.
+    Sequence(Session& session, Budget const& budget, std::int64_t maximum, std::int64_t chunk) noexcept;
+
+    //! Appends tokens; returns the logits [vocab] after the last one, valid until the next call.
+    std::span<float const> append(std::span<std::int64_t const> ids);
+
+    [[nodiscard]] std::int64_t length() const noexcept
+    {
+        return mLength;
+    }
+
+    [[nodiscard]] bool full() const noexcept
+    {
+        return mLength >= mMaximum;
+    }
+
+private:
+    void reserve(std::int64_t tokens);
+
+    Session& mSession;
+    Budget const& mBudget;
+    std::int64_t mMaximum;
+    std::size_t mChunk;
+    std::int64_t mLength{};
+    std::unique_ptr<Cache> mCache;
+};
+
+} // namespace flextron

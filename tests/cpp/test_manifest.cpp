@@ -1,0 +1,134 @@
+#include "error.h"
+#include "json.h"
+#include "manifest.h"
+#include "temporary_directory.h"
+
+#include <doctest/doctest.h>
+#include <functional>
+#include <vector>
+
+using namespace flextron;
+
+namespace
+{
+
+Json good()
+{
+    return parseObject(R"({
+        "format": "flextron-bundle", "version": 1,
+        "architecture": {"family": "llama", "hidden_size": 8, "num_layers": 1, "num_heads": 8, "num_kv_heads": 4,
+            "head_dim": 2, "intermediate_size": 16, "vocab_size": 10, "max_positions": 20, "norm_eps": 1e-6,
+            "tied": true, "attention_bias": false, "mlp_bias": false,
+            "rope": {"theta": 10000.0, "type": "default", "parameters": {}}},
+        "candidates": {"groups": [2, 4], "neurons": [8, 16]},
+        "budgets": [{"name": "full", "layers": [[4, 16]], "validation_loss": null},
+            {"name": "half", "layers": [[2, 8]], "validation_loss": 1.5}],
+        "layouts": {"fp32": ["panels", "per-budget"]},
+        "files": {
+            "weights.fp32.safetensors": {"bytes": 0, "sha256": ""},
+            "graphs/panels.fp32.onnx": {"bytes": 0, "sha256": ""},
+            "graphs/per-budget.full.fp32.onnx": {"bytes": 0, "sha256": ""},
+            "graphs/per-budget.half.fp32.onnx": {"bytes": 0, "sha256": ""}},
+        "unknown": "is ignored"})");
+}
+
+} // namespace
+
+TEST_CASE("a manifest is read")
+{
+    auto const manifest = Manifest::fromJson(good());
+    CHECK(manifest.architecture.headsPerGroup() == 2);
+    CHECK(manifest.budgets[1].layers[0] == LayerWidth{2, 8});
+    CHECK(manifest.budgets[1].validationLoss == 1.5);
+    CHECK_FALSE(manifest.budgets[0].validationLoss);
+    // q and o: 2 x 16 x 8, k and v: 2 x 8 x 8, FFN: 3 x 16 x 8, two norms and the last one.
+    CHECK(manifest.budgets[0].parameters(manifest.architecture) == 256 + 128 + 384 + 16 + 8);
+}
+
+TEST_CASE("what does not fit is refused and named")
+{
+    struct Fault
+    {
+        std::function<void(Json&)> change;
+        char const* named;
+    };
+    std::vector<Fault> const faults{
+        {[](Json& m) { m["format"] = "other"; }, "format"},
+        {[](Json& m) { m["version"] = 2; }, "version 2"},
+        {[](Json& m) { m.erase("budgets"); }, "budgets"},
+        {[](Json& m) { m["budgets"] = Json::array(); }, "no budget"},
+        {[](Json& m) { m["budgets"] = 3; }, "name"},
+        {[](Json& m) { m["budgets"][1]["name"] = "full"; }, "twice"},
+        {[](Json& m) { m["budgets"][0]["name"] = "../x"; }, "characters"},
+        {[](Json& m) { m["budgets"][0]["layers"][0][0] = 3; }, "candidates"},
+        {[](Json& m) { m["budgets"][0]["layers"][0] = 3; }, "list of integers"},
+        {[](Json& m) { m["budgets"][0]["layers"].push_back({4, 16}); }, "2 layers"},
+        {[](Json& m) { m["candidates"]["groups"] = {4, 2}; }, "ascending"},
+        {[](Json& m) { m["candidates"]["neurons"] = {8}; }, "full width"},
+        {[](Json& m) { m["architecture"]["new"] = 1; }, "unknown 'new'"},
+        {[](Json& m) { m["architecture"]["num_layers"] = 1LL << 60U; }, "num_layers"},
+        {[](Json& m) { m["architecture"]["num_kv_heads"] = 0; }, "num_kv_heads"},
+        {[](Json& m) { m["architecture"]["num_kv_heads"] = 3; }, "multiple"},
+        {[](Json& m) { m["architecture"]["tied"] = 1; }, "tied"},
+        {[](Json& m) { m["layouts"]["int3"] = {"panels"}; }, "int3"},
+        {[](Json& m) { m["layouts"]["fp32"] = {"new"}; }, "new"},
+        {[](Json& m) { m["layouts"]["fp32"] = Json::array(); }, "no graphs"},
+        {[](Json& m) { m["files"].erase("graphs/panels.fp32.onnx"); }, "not listed"},
+        {[](Json& m) { m["files"]["../x"] = m["files"]["graphs/panels.fp32.onnx"]; }, "leaves"},
+        {[](Json& m) { m["files"]["/x"] = m["files"]["graphs/panels.fp32.onnx"]; }, "leaves"},
+        {[](Json& m) { m["files"]["a\\b"] = m["files"]["graphs/panels.fp32.onnx"]; }, "leaves"},
+        {[](Json& m) { m["files"][""] = m["files"]["graphs/panels.fp32.onnx"]; }, "leaves"},
+        {[](Json& m) { m["files"]["graphs/panels.fp32.onnx"] = 1; }, "bytes"},
+    };
+    for (auto const& fault : faults)
+    {
+        CAPTURE(fault.named);
+        auto manifest = good();
+        fault.change(manifest);
+        CHECK_THROWS_WITH(static_cast<void>(Manifest::fromJson(manifest)), doctest::Contains(fault.named));
+    }
+}
+
+TEST_CASE("every value may be of another kind without a crash")
+{
+    std::vector<Json> const others{nullptr, true, -1, 1.5, "x", Json::array(), Json::object(), Json::array({1, "y"})};
+    auto const flat = good().flatten();
+    for (auto const& [pointer, ignored] : flat.items())
+    {
+        for (auto place = Json::json_pointer(pointer); !place.empty(); place.pop_back())
+        {
+            for (auto const& other : others)
+            {
+                auto manifest = good();
+                manifest[place] = other;
+                CAPTURE(place.to_string());
+                try
+                {
+                    static_cast<void>(Manifest::fromJson(manifest));
+                }
+                catch (JsonError const&)
+                {
+                }
+                catch (Error const&) // a newer version
+                {
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("damaged files are all named")
+{
+    TemporaryDirectory const directory;
+    auto manifest = good();
+    manifest["files"]["weights.fp32.safetensors"]["bytes"] = 5;
+    static_cast<void>(directory.write("manifest.json", manifest.dump()));
+    static_cast<void>(directory.write("weights.fp32.safetensors", "four"));
+    auto const open = [&directory] { static_cast<void>(Bundle::open(directory.path(), true)); };
+    CHECK_THROWS_WITH_AS(open(), doctest::Contains("weights.fp32.safetensors has 4 bytes instead of 5"), Error);
+    CHECK_THROWS_WITH_AS(open(), doctest::Contains("graphs/panels.fp32.onnx is missing"), Error);
+    static_cast<void>(directory.write("manifest.json", "{"));
+    CHECK_THROWS_WITH_AS(open(), doctest::Contains("damaged"), Error);
+    std::filesystem::remove(directory.path() / "manifest.json");
+    CHECK_THROWS_WITH_AS(open(), doctest::Contains("is not a bundle"), Error);
+}

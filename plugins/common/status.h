@@ -5,6 +5,8 @@
  */
 #pragma once
 
+#define FLEXTRON_API __attribute__((visibility("default"))) /* the libraries export nothing else */
+
 #ifdef __cplusplus
 extern "C"
 {

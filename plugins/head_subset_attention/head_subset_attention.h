@@ -61,15 +61,15 @@ extern "C"
      * Bytes of workspace for a call with exactly these sizes; pointers are not looked at. `reason`, if not null, receives
      * a static text on failure. A longer call may need less: from 16 tokens per sequence on there are no parts to join.
      */
-    FlextronStatus flextron_head_subset_attention_workspace(
+    FLEXTRON_API FlextronStatus flextron_head_subset_attention_workspace(
         FlextronHeadSubsetAttention const* parameters, size_t* bytes, char const** reason);
 
     /*
      * Enqueues the computation on `stream` (a cudaStream_t). `workspace` is 16-byte aligned device memory of at least
      * `workspace_bytes`; its content before and after means nothing. Nothing is enqueued unless the arguments are valid.
      */
-    FlextronStatus flextron_head_subset_attention_run(FlextronHeadSubsetAttention const* parameters, void* workspace,
-        size_t workspace_bytes, void* stream, char const** reason);
+    FLEXTRON_API FlextronStatus flextron_head_subset_attention_run(FlextronHeadSubsetAttention const* parameters,
+        void* workspace, size_t workspace_bytes, void* stream, char const** reason);
 
 #ifdef __cplusplus
 }

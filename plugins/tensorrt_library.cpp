@@ -1,0 +1,54 @@
+/*
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * The two entry points that TensorRT looks for in a plugin library.
+ */
+#include "common/tensorrt.h"
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+
+namespace
+{
+
+std::atomic<nvinfer1::ILoggerFinder*> gLoggerFinder{nullptr};
+
+} // namespace
+
+void flextron::tensorrt::logError(char const* plugin, char const* what) noexcept
+{
+    std::array<char, 256> line{};
+    std::snprintf(line.data(), line.size(), "%s: %s", plugin, what != nullptr ? what : "unknown reason");
+    nvinfer1::ILoggerFinder* const finder = gLoggerFinder.load();
+    nvinfer1::ILogger* logger = nullptr;
+    try
+    {
+        logger = finder != nullptr ? finder->findLogger() : nullptr; // not declared noexcept
+    }
+    catch (...)
+    {
+        logger = nullptr;
+    }
+    if (logger != nullptr)
+    {
+        logger->log(nvinfer1::ILogger::Severity::kERROR, line.data());
+    }
+    else
+    {
+        std::fprintf(stderr, "%s\n", line.data());
+    }
+}
+
+extern "C" __attribute__((visibility("default"))) void setLoggerFinder(nvinfer1::ILoggerFinder* finder)
+{
+    gLoggerFinder = finder;
+}
+
+extern "C" __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count)
+{
+    static nvinfer1::IPluginCreatorInterface* const creators[] = {flextron::tensorrt::headSubsetAttentionCreator()};
+    count = 1;
+    return creators;
+}

@@ -2,8 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * CUDA's execution model on the CPU, for tests: one thread per CUDA thread, blocks one after another. Slow, but shared
- * memory, barriers and warp exchanges behave as on the device, and address, undefined-behaviour and thread sanitizers see
- * every access. All threads of a block must leave the kernel at the same point, and warps must be full.
+ * memory, barriers and warp exchanges behave as on the device, and address, undefined-behaviour and thread sanitizers
+ * see every access. All threads of a block must leave the kernel at the same point, and warps must be full.
  */
 #pragma once
 

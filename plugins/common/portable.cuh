@@ -34,9 +34,8 @@ bool launch(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t s
 {
     constexpr std::size_t kDefaultLimit = 48 * 1024; // more shared memory than this must be asked for
     if (sharedBytes > kDefaultLimit
-        && cudaFuncSetAttribute(
-               kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sharedBytes))
-            != cudaSuccess)
+        && cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sharedBytes))
+               != cudaSuccess)
     {
         return false;
     }
@@ -54,7 +53,7 @@ inline int multiprocessorCount()
     int device = 0;
     int count = 0;
     bool const known = cudaGetDevice(&device) == cudaSuccess
-        && cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+                       && cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
     return known ? count : 0;
 }
 
@@ -104,9 +103,9 @@ __device__ __forceinline__ void loadTransposed(std::uint32_t (&b)[2], T const* t
     T const* row = tile + (threadIdx.x % 16) * stride; // lanes 0-15 name the rows, the others are ignored
     auto const address = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
-                 : "=r"(b[0]), "=r"(b[1])
-                 : "r"(address)
-                 : "memory");
+        : "=r"(b[0]), "=r"(b[1])
+        : "r"(address)
+        : "memory");
 }
 
 #else

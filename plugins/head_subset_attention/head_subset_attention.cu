@@ -22,10 +22,10 @@ bool launchToken(Parameters const& p, Plan const& plan, Partials const& partials
     return launch(tokenKernel<T, kHeadDim, kHeads>, dim3{tokens * parts, static_cast<unsigned>(p.groups) * chunks},
                kTokenWarps * kWarpSize, tokenSharedFloats(kHeadDim, kHeads) * sizeof(float), stream, p, partials,
                plan.mParts)
-        && (plan.mParts == 1
-            || launch(combineKernel<T, kHeadDim>,
-                dim3{tokens, static_cast<unsigned>(p.groups) * static_cast<unsigned>(p.heads_per_group)},
-                kCombineThreads, 0, stream, p, partials, plan.mParts));
+           && (plan.mParts == 1
+               || launch(combineKernel<T, kHeadDim>,
+                   dim3{tokens, static_cast<unsigned>(p.groups) * static_cast<unsigned>(p.heads_per_group)},
+                   kCombineThreads, 0, stream, p, partials, plan.mParts));
 }
 
 template <typename T, int kHeadDim>
@@ -80,8 +80,7 @@ FlextronStatus prepare(Parameters const* parameters, Plan& plan, char const*& re
     {
         return status;
     }
-    int const multiprocessors
-        = parameters->multiprocessors > 0 ? parameters->multiprocessors : multiprocessorCount();
+    int const multiprocessors = parameters->multiprocessors > 0 ? parameters->multiprocessors : multiprocessorCount();
     if (multiprocessors == 0)
     {
         reason = "there is no CUDA device";
@@ -110,8 +109,7 @@ FlextronStatus run(
         reason = "workspace: smaller than flextron_head_subset_attention_workspace says";
         return FLEXTRON_WORKSPACE_TOO_SMALL;
     }
-    if (plan.mWorkspaceBytes > 0
-        && (workspace == nullptr || reinterpret_cast<std::uintptr_t>(workspace) % 16 != 0))
+    if (plan.mWorkspaceBytes > 0 && (workspace == nullptr || reinterpret_cast<std::uintptr_t>(workspace) % 16 != 0))
     {
         reason = "workspace: null or not aligned to 16 bytes";
         return FLEXTRON_INVALID_ARGUMENT;
@@ -162,8 +160,8 @@ extern "C" FlextronStatus flextron_head_subset_attention_run(FlextronHeadSubsetA
     void* workspace, std::size_t workspaceBytes, void* stream, char const** reason)
 {
     char const* text = nullptr;
-    FlextronStatus const status
-        = flextron::head_subset_attention::run(parameters, workspace, workspaceBytes, stream, text);
+    FlextronStatus const status =
+        flextron::head_subset_attention::run(parameters, workspace, workspaceBytes, stream, text);
     if (reason != nullptr)
     {
         *reason = text;

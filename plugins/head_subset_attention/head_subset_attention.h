@@ -1,9 +1,9 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * Attention over the first n KV groups of a physical cache, n read on the device. Plain C, free of CUDA headers; README.md
- * beside this file says what is computed. Functions neither allocate nor wait nor throw, keep no state, and may be called
- * from any thread. Launches can be captured into a CUDA graph: they depend on shapes only, never on data.
+ * Attention over the first n KV groups of a physical cache, n read on the device. Plain C, free of CUDA headers;
+ * README.md beside this file says what is computed. Functions neither allocate nor wait nor throw, keep no state, and
+ * may be called from any thread. Launches can be captured into a CUDA graph: they depend on shapes only, never on data.
  */
 #pragma once
 
@@ -58,15 +58,17 @@ extern "C"
     } FlextronHeadSubsetAttention;
 
     /*
-     * Bytes of workspace for a call with exactly these sizes; pointers are not looked at. `reason`, if not null, receives
-     * a static text on failure. A longer call may need less: from 16 tokens per sequence on there are no parts to join.
+     * Bytes of workspace for a call with exactly these sizes; pointers are not looked at. `reason`, if not null,
+     * receives a static text on failure. A longer call may need less: from 16 tokens per sequence on there are no parts
+     * to join.
      */
     FLEXTRON_API FlextronStatus flextron_head_subset_attention_workspace(
         FlextronHeadSubsetAttention const* parameters, size_t* bytes, char const** reason);
 
     /*
      * Enqueues the computation on `stream` (a cudaStream_t). `workspace` is 16-byte aligned device memory of at least
-     * `workspace_bytes`; its content before and after means nothing. Nothing is enqueued unless the arguments are valid.
+     * `workspace_bytes`; its content before and after means nothing. Nothing is enqueued unless the arguments are
+     * valid.
      */
     FLEXTRON_API FlextronStatus flextron_head_subset_attention_run(FlextronHeadSubsetAttention const* parameters,
         void* workspace, size_t workspace_bytes, void* stream, char const** reason);

@@ -32,8 +32,8 @@ constexpr int kTileWarps = 2;
 constexpr int kWriteThreads = 128;
 constexpr int kCombineThreads = 64;
 
-constexpr float kLowest = -1e30F;   //!< of a maximum over nothing: finite, so that differences are never NaN
-constexpr int kMinimumPart = 64;    //!< slots for which a further block is worth its start
+constexpr float kLowest = -1e30F; //!< of a maximum over nothing: finite, so that differences are never NaN
+constexpr int kMinimumPart = 64;  //!< slots for which a further block is worth its start
 constexpr int kPartGranularity = 16;
 
 //! Half-open range of cache slots.
@@ -75,7 +75,7 @@ __device__ __forceinline__ Slots visibleSlots(Parameters const& p, int sequence,
 {
     // Strides of 0 broadcast; the products fit, as they address real tensors.
     int const active = p.active_groups[static_cast<std::int64_t>(sequence) * p.active_groups_batch_stride
-        + static_cast<std::int64_t>(step) * p.active_groups_token_stride];
+                                       + static_cast<std::int64_t>(step) * p.active_groups_token_stride];
     std::int64_t const position = p.positions[static_cast<std::int64_t>(sequence) * p.length + step];
     if (group >= active || position < 0)
     {
@@ -140,12 +140,12 @@ __global__ void __launch_bounds__(kWriteThreads) writeKernel(Parameters const p)
         int const group = i / kVectors;
         int const d = i % kVectors * kVector;
         std::int64_t const from = (token * p.groups + group) * kHeadDim;
-        std::int64_t const to = ((static_cast<std::int64_t>(sequence) * p.groups + group) * p.capacity + slot) * kHeadDim;
+        std::int64_t const to =
+            ((static_cast<std::int64_t>(sequence) * p.groups + group) * p.capacity + slot) * kHeadDim;
         float key[kVector];
         loadRotated<T, kHeadDim>(key, static_cast<T const*>(p.key) + from, d, p, token);
         storePacked(static_cast<T*>(p.key_cache) + to + d, fromFloat<T>(key));
-        storePacked(
-            static_cast<T*>(p.value_cache) + to + d, loadPacked(static_cast<T const*>(p.value) + from + d));
+        storePacked(static_cast<T*>(p.value_cache) + to + d, loadPacked(static_cast<T const*>(p.value) + from + d));
     }
 }
 
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kTokenWarps* kWarpSize)
     tokenKernel(Parameters const p, Partials const partials, int const parts)
 {
     constexpr int kLanes = lanesPerKey(kHeadDim);
-    constexpr int kKeys = kWarpSize / kLanes;          // keys that a warp takes at once
+    constexpr int kKeys = kWarpSize / kLanes;               // keys that a warp takes at once
     constexpr int kUnroll = kHeads * sizeof(T) > 8 ? 2 : 4; // loads in flight per thread, as registers allow
     constexpr int kStep = kKeys * kUnroll;
 
@@ -190,13 +190,12 @@ __global__ void __launch_bounds__(kTokenWarps* kWarpSize)
     if (parts > 1)
     {
         int const size = partSize(slots, parts);
-        // In 64 bits, as the last parts of a nearly full cache may begin beyond the largest int.
-        std::int64_t const begin = slots.mBegin + static_cast<std::int64_t>(part) * size;
+        int const begin = slots.mBegin + part * size; // fits: capacities are at most 2^24
         if (begin >= slots.mEnd)
         {
             return; // combineKernel does not look at this part
         }
-        slots = {static_cast<int>(begin), smaller(slots.mEnd - static_cast<int>(begin), size) + static_cast<int>(begin)};
+        slots = {begin, smaller(begin + size, slots.mEnd)};
     }
 
     int const warp = static_cast<int>(threadIdx.x) / kWarpSize;
@@ -401,8 +400,8 @@ __global__ void __launch_bounds__(kTokenWarps* kWarpSize)
         }
         if (parts == 1)
         {
-            static_cast<T*>(p.output)[(queryHead + h) * kHeadDim + element]
-                = fromFloat<T>(weight > 0.0F ? total / weight : 0.0F); // zero where nothing is seen
+            static_cast<T*>(p.output)[(queryHead + h) * kHeadDim + element] =
+                fromFloat<T>(weight > 0.0F ? total / weight : 0.0F); // zero where nothing is seen
             continue;
         }
         std::int64_t const entry = (queryHead + h) * parts + part;
@@ -422,8 +421,8 @@ __global__ void __launch_bounds__(kCombineThreads)
 {
     std::int64_t const token = blockIdx.x;
     int const head = static_cast<int>(blockIdx.y);
-    Slots const slots = visibleSlots(p, static_cast<int>(token / p.length), static_cast<int>(token % p.length),
-        head / p.heads_per_group);
+    Slots const slots = visibleSlots(
+        p, static_cast<int>(token / p.length), static_cast<int>(token % p.length), head / p.heads_per_group);
     int const used = slots.empty() ? 0 : ceilDivide(slots.mEnd - slots.mBegin, partSize(slots, parts));
     std::int64_t const row = token * p.groups * p.heads_per_group + head;
     float const* const statistics = partials.mStatistics + row * parts * 2;
@@ -465,9 +464,9 @@ __host__ __device__ constexpr int tileSharedElements(int headDim)
     return (kTileWarps * 16 + 2 * tileKeys(headDim)) * tileStride(headDim);
 }
 
-//! Grid: tiles, groups, sequences. Rows are (token, query head) pairs of one group, so that its keys and values are read
-//! once for all its heads; a warp owns 16 rows. Lane l holds columns l % 4 * 2 and the next of rows l / 4 and l / 4 + 8 of
-//! every 8 columns of a product: two rows per thread, four threads per row.
+//! Grid: tiles, groups, sequences. Rows are (token, query head) pairs of one group, so that its keys and values are
+//! read once for all its heads; a warp owns 16 rows. Of every 8 columns of a product, lane l holds l % 4 * 2 and the
+//! next, in the rows l / 4 and l / 4 + 8: two rows per thread, four threads per row.
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(kTileWarps* kWarpSize) tileKernel(Parameters const p)
 {
@@ -555,8 +554,8 @@ __global__ void __launch_bounds__(kTileWarps* kWarpSize) tileKernel(Parameters c
             int const d = i % kVectors * kVector;
             bool const live = first + key < all.mEnd; // dead slots may hold anything: zero times NaN is NaN
             std::int64_t const from = cache + static_cast<std::int64_t>(first + key) * kHeadDim + d;
-            storePacked(keys + key * kStride + d,
-                live ? loadPacked(static_cast<T const*>(p.key_cache) + from) : Packed<T>{});
+            storePacked(
+                keys + key * kStride + d, live ? loadPacked(static_cast<T const*>(p.key_cache) + from) : Packed<T>{});
             storePacked(values + key * kStride + d,
                 live ? loadPacked(static_cast<T const*>(p.value_cache) + from) : Packed<T>{});
         }
@@ -575,8 +574,8 @@ __global__ void __launch_bounds__(kTileWarps* kWarpSize) tileKernel(Parameters c
 #pragma unroll
             for (int n = 0; n < kKeys / 8; ++n)
             {
-                std::uint32_t const b[2]
-                    = {word(keys, n * 8 + lane / 4, column), word(keys, n * 8 + lane / 4, column + 8)};
+                std::uint32_t const b[2] = {
+                    word(keys, n * 8 + lane / 4, column), word(keys, n * 8 + lane / 4, column + 8)};
                 multiplyAdd<T>(score[n], a, b);
             }
         }
@@ -635,8 +634,8 @@ __global__ void __launch_bounds__(kTileWarps* kWarpSize) tileKernel(Parameters c
             // The scores of 16 keys already lie as the left operand wants them.
             float const(&low)[4] = score[k / 8];
             float const(&high)[4] = score[k / 8 + 1];
-            std::uint32_t const a[4] = {pack<T>(low[0], low[1]), pack<T>(low[2], low[3]), pack<T>(high[0], high[1]),
-                pack<T>(high[2], high[3])};
+            std::uint32_t const a[4] = {
+                pack<T>(low[0], low[1]), pack<T>(low[2], low[3]), pack<T>(high[0], high[1]), pack<T>(high[2], high[3])};
 #pragma unroll
             for (int n = 0; n < kHeadDim / 8; ++n)
             {
@@ -668,8 +667,8 @@ __global__ void __launch_bounds__(kTileWarps* kWarpSize) tileKernel(Parameters c
 #pragma unroll
         for (int n = 0; n < kHeadDim / 8; ++n)
         {
-            *reinterpret_cast<std::uint32_t*>(to + n * 8)
-                = pack<T>(output[n][half * 2] * inverse, output[n][half * 2 + 1] * inverse);
+            *reinterpret_cast<std::uint32_t*>(to + n * 8) =
+                pack<T>(output[n][half * 2] * inverse, output[n][half * 2 + 1] * inverse);
         }
     }
 }

@@ -21,10 +21,10 @@ constexpr int kBlocksPerMultiprocessor = 4;
 
 struct Plan
 {
-    bool mTiled;              //!< tileKernel instead of tokenKernel
-    int mHeadsPerBlock;       //!< of tokenKernel: 1, 2, 4 or 8
-    int mParts;               //!< of tokenKernel: blocks that share a sequence
-    std::size_t mSumBytes;    //!< of Partials::mSums, at the start of the workspace
+    bool mTiled;           //!< tileKernel instead of tokenKernel
+    int mHeadsPerBlock;    //!< of tokenKernel: 1, 2, 4 or 8
+    int mParts;            //!< of tokenKernel: blocks that share a sequence
+    std::size_t mSumBytes; //!< of Partials::mSums, at the start of the workspace
     std::size_t mWorkspaceBytes;
 };
 
@@ -115,8 +115,8 @@ inline Plan makePlan(FlextronHeadSubsetAttention const& p, int multiprocessors)
     std::int64_t const blocks = tokens * p.groups * chunks;
     std::int64_t const wanted = static_cast<std::int64_t>(kBlocksPerMultiprocessor) * multiprocessors;
     std::int64_t const longest = p.window > 0 ? std::min(p.window, p.capacity) : p.capacity;
-    std::int64_t const parts = std::min({(wanted + blocks - 1) / blocks, (longest + 63) / 64,
-        static_cast<std::int64_t>(kMaximumParts)});
+    std::int64_t const parts =
+        std::min({(wanted + blocks - 1) / blocks, (longest + 63) / 64, static_cast<std::int64_t>(kMaximumParts)});
     plan.mParts = static_cast<int>(std::max<std::int64_t>(parts, 1));
     if (plan.mParts > 1)
     {

@@ -1,8 +1,8 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * TensorRT adapter of HeadSubsetAttention: IPluginV3 with aliased caches, for TensorRT 10.3 and newer. Shapes, types and
- * attributes go in, one call of the C ABI comes out. No method throws; what is refused is logged by name.
+ * TensorRT adapter of HeadSubsetAttention: IPluginV3 with aliased caches, for TensorRT 10.3 and newer. Shapes, types
+ * and attributes go in, one call of the C ABI comes out. No method throws; what is refused is logged by name.
  *
  * Inputs: query, key, value, key_cache, value_cache, positions, write, active_groups, with `rotary` cosine, sine.
  * Outputs: output, key_cache, value_cache. The builder needs PreviewFeature::kALIASED_PLUGIN_IO_10_03; without it the
@@ -84,7 +84,8 @@ std::size_t bytes(PluginTensorDesc const& tensor)
 }
 
 //! The sizes of a call, or nothing if the shapes do not belong together; the reason is logged.
-std::optional<FlextronHeadSubsetAttention> sizes(Attributes const& attributes, DataType type, Dims const* const (&dims)[kActiveGroups + 1])
+std::optional<FlextronHeadSubsetAttention> sizes(
+    Attributes const& attributes, DataType type, Dims const* const (&dims)[kActiveGroups + 1])
 {
     Dims const& query = *dims[kQuery];
     Dims const& key = *dims[kKey];
@@ -227,8 +228,8 @@ public:
         return 0;
     }
 
-    bool supportsFormatCombination(
-        int32_t position, DynamicPluginTensorDesc const* tensors, int32_t inputCount, int32_t outputCount) noexcept override
+    bool supportsFormatCombination(int32_t position, DynamicPluginTensorDesc const* tensors, int32_t inputCount,
+        int32_t outputCount) noexcept override
     {
         if (!countsFit(inputCount, outputCount) || tensors[position].desc.format != TensorFormat::kLINEAR)
         {
@@ -253,8 +254,8 @@ public:
         {
             return -1;
         }
-        auto const largest = sizes(
-            mAttributes, in[kQuery].desc.type, in, [](DynamicPluginTensorDesc const& x) -> Dims const& { return x.max; });
+        auto const largest = sizes(mAttributes, in[kQuery].desc.type, in,
+            [](DynamicPluginTensorDesc const& x) -> Dims const& { return x.max; });
         return largest && workspaceBytes(*largest) ? 0 : -1;
     }
 
@@ -266,8 +267,8 @@ public:
         {
             return 0;
         }
-        auto p = sizes(
-            mAttributes, in[kQuery].desc.type, in, [](DynamicPluginTensorDesc const& x) -> Dims const& { return x.max; });
+        auto p = sizes(mAttributes, in[kQuery].desc.type, in,
+            [](DynamicPluginTensorDesc const& x) -> Dims const& { return x.max; });
         if (!p)
         {
             return 0;
@@ -305,14 +306,16 @@ public:
         {
             return -1;
         }
-        auto const p = sizes(mAttributes, in[kQuery].type, in, [](PluginTensorDesc const& x) -> Dims const& { return x.dims; });
+        auto const p =
+            sizes(mAttributes, in[kQuery].type, in, [](PluginTensorDesc const& x) -> Dims const& { return x.dims; });
         return p && workspaceBytes(*p) ? 0 : -1;
     }
 
-    int32_t enqueue(PluginTensorDesc const* in, PluginTensorDesc const*, void const* const* inputs, void* const* outputs,
-        void* workspace, cudaStream_t stream) noexcept override
+    int32_t enqueue(PluginTensorDesc const* in, PluginTensorDesc const*, void const* const* inputs,
+        void* const* outputs, void* workspace, cudaStream_t stream) noexcept override
     {
-        auto p = sizes(mAttributes, in[kQuery].type, in, [](PluginTensorDesc const& x) -> Dims const& { return x.dims; });
+        auto p =
+            sizes(mAttributes, in[kQuery].type, in, [](PluginTensorDesc const& x) -> Dims const& { return x.dims; });
         auto const needed = p ? workspaceBytes(*p) : std::nullopt;
         if (!needed)
         {
@@ -323,7 +326,7 @@ public:
             // Not aliased: the output starts as a copy.
             if (inputs[from] != outputs[to]
                 && cudaMemcpyAsync(outputs[to], inputs[from], bytes(in[from]), cudaMemcpyDeviceToDevice, stream)
-                    != cudaSuccess)
+                       != cudaSuccess)
             {
                 logError(kName, "the cache could not be copied");
                 return -1;
@@ -408,7 +411,8 @@ public:
         {
             PluginField const& field = fields->fields[i];
             std::string_view const name{field.name};
-            bool const known = (name == "window" && read(field, PluginFieldType::kINT32, attributes.mWindow))
+            bool const known =
+                (name == "window" && read(field, PluginFieldType::kINT32, attributes.mWindow))
                 || (name == "scale" && read(field, PluginFieldType::kFLOAT32, attributes.mScale))
                 || (name == "rotary" && read(field, PluginFieldType::kINT32, attributes.mRotary))
                 || (name == "multiprocessors" && read(field, PluginFieldType::kINT32, attributes.mMultiprocessors));
@@ -428,7 +432,7 @@ public:
             int device = 0;
             if (cudaGetDevice(&device) != cudaSuccess
                 || cudaDeviceGetAttribute(&attributes.mMultiprocessors, cudaDevAttrMultiProcessorCount, device)
-                    != cudaSuccess)
+                       != cudaSuccess)
             {
                 logError(kName, "there is no CUDA device");
                 return nullptr;

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import click
 
+from ..targets import TARGETS
 from .common import DIRECTORY, integers, json_option, megabytes, print_json, track
 
 
 @click.command("build", short_help="Compile a bundle for a target.")
 @click.argument("bundle", type=DIRECTORY)
-@click.option("--target", required=True, help="onnxruntime-cpu, tensorrt-rtx or tensorrt.")
+@click.option("--target", required=True, help=f"{', '.join(TARGETS)}.")
 @click.option("--layout", help="Graph layout; the target's own choice by default.")
 @click.option("--dtype", help="Precision; the target's own choice by default.")
 @click.option("--sm", callback=integers, help="Compute capabilities to compile for, such as 86,89 (tensorrt-rtx only).")
-@click.option("--capacity", type=click.IntRange(min=1), help="Most tokens a sequence may hold (TensorRT).")
+@click.option(
+    "--capacity", callback=integers, help="Tokens a sequence may hold, such as 256,1024: an engine each (TensorRT)."
+)
 @click.option("--max-batch", type=click.IntRange(min=1), help="Most sequences of a batch (TensorRT).")
 @click.option("--max-length", type=click.IntRange(min=1), help="Most tokens of a prefill call (TensorRT).")
 @json_option
@@ -25,7 +28,7 @@ def build_command(
     layout: str | None,
     dtype: str | None,
     sm: tuple[int, ...] | None,
-    capacity: int | None,
+    capacity: tuple[int, ...] | None,
     max_batch: int | None,
     max_length: int | None,
     as_json: bool,
@@ -36,6 +39,7 @@ def build_command(
     Example:
       flextron-export build bundle --target tensorrt-rtx --sm 86,89
     """
+    from ..bundle.engines import engine_directory
     from ..targets.build import build
 
     limits = {"capacity": capacity, "max_batch": max_batch, "max_length": max_length}
@@ -44,7 +48,7 @@ def build_command(
     if as_json:
         print_json(record)
         return
-    where = bundle / "engines" / target / f"{record['layout']}.{record['dtype']}"
+    where = engine_directory(bundle, target, record["layout"], record["dtype"])
     click.echo(f"{where}: {record['library']} {record['library_version']}")
     if devices := record.get("compute_capabilities"):
         click.echo(f"  for compute capabilities {', '.join(map(str, devices))}")

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ..targets import DEFAULT_TARGET
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,7 +31,7 @@ def target_options(function: F) -> F:
         click.option(
             "--layout", help="Graph layout: panels, shared or per-budget; the target's own choice by default."
         ),
-        click.option("--target", default="onnxruntime-cpu", show_default=True, help="Where it runs."),
+        click.option("--target", default=DEFAULT_TARGET, show_default=True, help="Where it runs."),
     ):
         function = option(function)
     return function

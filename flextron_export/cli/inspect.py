@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,9 @@ def inspect_command(path: Path, as_json: bool) -> None:
     from ..bundle.manifest import MARKER, Bundle
     from ..elastic.checkpoint import ElasticCheckpoint
     from ..errors import InputError
+    from ..files import recover
 
+    recover(path)
     if not path.is_dir():
         raise InputError(f"There is no directory {path}.", fix="pass an elastic checkpoint or a bundle")
     opened: Bundle | ElasticCheckpoint
@@ -54,6 +55,7 @@ def inspect_command(path: Path, as_json: bool) -> None:
 
 
 def _bundle(bundle: Bundle) -> dict[str, Any]:
+    from ..bundle.engines import read_engines
     from ..errors import FlextronError
     from ..runtime.table import all_tables, content_hash
 
@@ -65,17 +67,10 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
             fits = False
         about = {"device": table.device["id"], "target": table.target, "layout": table.layout, "dtype": table.dtype}
         tables.append({**about, "date": table.conditions.get("date"), "fits": fits})
-    engines = {}
-    for record in sorted((bundle.path / "engines").rglob("engine.json")):
-        name = record.parent.relative_to(bundle.path / "engines").as_posix()
-        try:
-            engines[name] = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError:
-            engines[name] = {"damaged": True}
     return {
         "layouts": {dtype: list(names) for dtype, names in bundle.layouts.items()},
         "files": {name: record.bytes for name, record in sorted(bundle.files.items())},
-        "engines": engines,
+        "engines": read_engines(bundle),
         "latency": tables,
         "source": bundle.source,
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..targets import get_target
+from ..targets.cores import usable_cores
 
 
 def fingerprint(target: str, threads: int | None = None, *, low_memory: bool = False) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def fingerprint(target: str, threads: int | None = None, *, low_memory: bool = F
         InputError: there is no such target.
         MissingDependencyError: the target's library is not installed.
     """
-    module = get_target(target)
+    found = get_target(target)
     cores = usable_cores()
     device: dict[str, Any] = {
         "cpu": cpu_model(),
@@ -39,19 +40,11 @@ def fingerprint(target: str, threads: int | None = None, *, low_memory: bool = F
         "power_mode": _first_line("/var/lib/nvpmodel/status"),
         "threads": threads or cores,
         "low_memory": low_memory or None,
-        "libraries": module.versions(),
+        "libraries": found.versions(),
     }
-    # A target that computes elsewhere than on the CPU says where: name of the GPU, driver, clocks.
-    if hasattr(module, "device"):
-        device.update(module.device())
-    device = {k: v for k, v in device.items() if v is not None}
+    device = {k: v for k, v in {**device, **found.device()}.items() if v is not None}
     digest = hashlib.sha256(json.dumps(device, sort_keys=True).encode()).hexdigest()[:8]
     return {"id": f"{_slug(device.get('gpu') or device['cpu'])}-{digest}", **device}
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_model() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..bundle.manifest import Bundle
 from ..errors import InputError
-from ..targets import get_target
+from ..targets import get_target, settle
 from ..targets.session import Session
 from .device import fingerprint
 
@@ -26,12 +26,9 @@ class Opening:
 
     def session(self) -> Session:
         """Load it. TargetError, MissingDependencyError or BundleError if that fails."""
-        module = get_target(self.target)
-        modes = {"low_memory": True} if self.low_memory else {}
-        opened: Session = module.open_session(
-            self.bundle, layout=self.layout, dtype=self.dtype, threads=self.threads, **modes
+        return get_target(self.target).open_session(
+            self.bundle, layout=self.layout, dtype=self.dtype, threads=self.threads, low_memory=self.low_memory
         )
-        return opened
 
     def device(self) -> dict[str, Any]:
         """`fingerprint` of this device for this way of running."""
@@ -39,8 +36,7 @@ class Opening:
 
     def max_tokens(self, session: Session) -> int:
         """Most tokens one sequence may hold: the model's positions, or fewer if an engine was built for fewer."""
-        most = self.bundle.architecture.max_positions
-        return min(most, getattr(session, "max_capacity", most))
+        return min(self.bundle.architecture.max_positions, session.max_capacity)
 
 
 def open_bundle(
@@ -53,7 +49,7 @@ def open_bundle(
     low_memory: bool = False,
     hashes: bool = True,
 ) -> Opening:
-    """Open a bundle and settle layout and precision: those given, else the target's own, else what was exported.
+    """Open a bundle and `settle` layout and precision.
 
     Raises:
         InputError: there is no such target, it has no such mode, or the number of threads is not positive.
@@ -62,12 +58,8 @@ def open_bundle(
     """
     if threads is not None and threads < 1:
         raise InputError(f"{threads} threads cannot run anything.", fix="use --threads 1 or more, or leave it out")
-    module = get_target(target)
-    if low_memory and not getattr(module, "LOW_MEMORY", False):
+    if low_memory and not get_target(target).LOW_MEMORY:
         raise InputError(f"Target {target} has no low-memory mode.", fix="leave it out")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, hashes=hashes)
-    dtype = dtype or (module.DEFAULT_DTYPE if module.DEFAULT_DTYPE in opened.dtypes else opened.dtypes[0])
-    exported = opened.layouts.get(dtype, ())
-    layout = layout or (module.DEFAULT_LAYOUT if module.DEFAULT_LAYOUT in exported or not exported else exported[0])
-    module.check(opened, layout, dtype)
+    layout, dtype = settle(target, opened, layout, dtype)
     return Opening(opened, target, layout, dtype, threads, low_memory)

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle.manifest import Bundle, weights_file
+from ..bundle.engines import engine_directory, plan_hashes, source_hashes
+from ..bundle.manifest import Bundle
 from ..errors import InputError
-from ..files import write_json
+from ..files import MALFORMED, integers, read_object, write_json
 from .capacity import capacity_for
 
 FORMAT = "flextron-latency"
@@ -44,6 +45,13 @@ class Timing:
     def of(cls, tokens: int, milliseconds: Sequence[float]) -> Timing:
         p50, p95, p99 = (round(float(v), 4) for v in np.percentile(milliseconds, (50, 95, 99)))
         return cls(tokens, len(milliseconds), round(float(np.mean(milliseconds)), 4), p50, p95, p99)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Timing:
+        times = [value[k] for k in ("mean", "p50", "p95", "p99")]
+        if any(type(t) not in (int, float) or not 0 <= t < float("inf") for t in times):
+            raise ValueError(f"{times} are no milliseconds")
+        return cls(*_sizes(value["tokens"], value["samples"]), *times)
 
 
 @dataclass(frozen=True)
@@ -82,15 +90,22 @@ class BudgetCost:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BudgetCost:
-        timings = {
-            k: tuple(sorted((Timing(**t) for t in value[k]), key=lambda t: t.tokens)) for k in ("decode", "first_token")
-        }
-        return cls(
-            int(value["parameters"]),
-            **timings,
-            weight_bytes=int(value["weight_bytes"]),
-            cache_bytes=int(value["cache_bytes"]),
+        parameters, weight_bytes, cache_bytes = _sizes(
+            *(value[k] for k in ("parameters", "weight_bytes", "cache_bytes"))
         )
+        decode, first_token = (
+            tuple(sorted(map(Timing.from_json, value[k]), key=lambda t: t.tokens)) for k in ("decode", "first_token")
+        )
+        for timings in (decode, first_token):
+            if len({t.tokens for t in timings}) != len(timings):
+                raise ValueError("a length occurs twice")
+        return cls(parameters, decode, first_token, weight_bytes, cache_bytes)
+
+
+def _sizes(*values: Any) -> tuple[int, ...]:
+    if any(n < 0 for n in integers(list(values))):
+        raise ValueError(f"{values} has a negative size")
+    return values
 
 
 def interpolate(points: Sequence[tuple[int, float]], at: int) -> float:
@@ -150,22 +165,28 @@ class LatencyTable:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> LatencyTable:
-        """Raises ValueError, KeyError or TypeError for anything that is no table of this version."""
-        if value["format"] != FORMAT or int(value["version"]) != VERSION:
+        """Raises one of MALFORMED for anything that is no table of this version."""
+        if value["format"] != FORMAT or integers([value["version"]]) != (VERSION,):
             raise ValueError(f"{value['format']} version {value['version']} is not {FORMAT} version {VERSION}")
         budgets = {str(name): BudgetCost.from_json(cost) for name, cost in value["budgets"].items()}
-        rest = {k: value[k] for k in ("device", "target", "layout", "dtype", "bundle")}
-        return cls(**rest, budgets=budgets, conditions=dict(value.get("conditions") or {}))
+        device, rest = dict(value["device"]), {k: value[k] for k in ("target", "layout", "dtype", "bundle")}
+        if not all(isinstance(text, str) for text in (device["id"], *rest.values())):
+            raise ValueError("a name is no text")
+        return cls(device, **rest, budgets=budgets, conditions=dict(value.get("conditions") or {}))
+
+    @classmethod
+    def read(cls, path: Path) -> LatencyTable | None:
+        """A table file; None if there is none or it is damaged: measuring again is the answer to either."""
+        try:
+            return cls.from_json(read_object(path, InputError))
+        except (InputError, *MALFORMED):
+            return None
 
     @classmethod
     def load(cls, bundle: Bundle, device: str, target: str, layout: str, dtype: str) -> LatencyTable | None:
         """The table of a device for what the bundle holds now; None if there is none or it is damaged."""
-        try:
-            text = table_path(bundle, device, target, layout, dtype).read_text(encoding="utf-8")
-            table = cls.from_json(json.loads(text))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None  # A table is a cache: measuring again is the answer to anything wrong with it.
-        return table if table.bundle == content_hash(bundle, target, layout, dtype) else None
+        table = cls.read(table_path(bundle, device, target, layout, dtype))
+        return table if table is not None and table.bundle == content_hash(bundle, target, layout, dtype) else None
 
 
 def table_path(bundle: Bundle, device: str, target: str, layout: str, dtype: str) -> Path:
@@ -175,29 +196,13 @@ def table_path(bundle: Bundle, device: str, target: str, layout: str, dtype: str
 
 def all_tables(bundle: Bundle) -> list[LatencyTable]:
     """Every readable table in the bundle, of any device, whether or not it fits the present content."""
-    tables = []
-    for path in sorted((bundle.path / "latency").glob("*.json")):
-        try:
-            tables.append(LatencyTable.from_json(json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-    return tables
+    tables = (LatencyTable.read(path) for path in sorted((bundle.path / "latency").glob("*.json")))
+    return [table for table in tables if table is not None]
 
 
 def content_hash(bundle: Bundle, target: str, layout: str, dtype: str) -> str:
     """SHA-256 over what latency depends on: weights, graphs, the engine if there is one, and budgets' widths."""
-    files = sorted(
-        {weights_file(dtype), *(p.relative_to(bundle.path).as_posix() for p in bundle.graphs(layout, dtype).values())}
-    )
+    files = list(source_hashes(bundle, layout, dtype).items())
     widths = [[b.name, [[w.groups, w.neurons] for w in b.layers]] for b in bundle.budgets]
-    plans = _plans(bundle.path / "engines" / target / f"{layout}.{dtype}" / "engine.json")
-    text = json.dumps([[[name, bundle.files[name].sha256] for name in files], widths, plans])
+    text = json.dumps([files, widths, plan_hashes(engine_directory(bundle.path, target, layout, dtype))])
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plans(record: Path) -> list[str]:
-    """Hashes of compiled engines; none where nothing was compiled. Damage is for the target to tell."""
-    try:
-        return sorted(str(plan["sha256"]) for plan in json.loads(record.read_text(encoding="utf-8")).get("plans", ()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []

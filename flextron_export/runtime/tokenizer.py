@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError, InputError, MissingDependencyError
+from ..files import MALFORMED, integers, read_object
 
 _INCOMPLETE = "\ufffd"
 """What a decoder writes for bytes that are no whole character (yet)."""
@@ -83,24 +83,18 @@ class Tokenizer:
             yield rest
 
 
-def _eos(directory: Path, tokenizer: Any) -> list[int]:
+def _eos(directory: Path, tokenizer: Any) -> tuple[int, ...]:
     """The first of generation_config.json, config.json (ids) and tokenizer_config.json (a token) that names one."""
-    for name in ("generation_config.json", "config.json"):
-        found = _json(directory / name).get("eos_token_id")
-        if found is not None:
-            return [int(i) for i in (found if isinstance(found, list) else [found])]
-    token = _json(directory / "tokenizer_config.json").get("eos_token")
-    found = tokenizer.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
-    return [] if found is None else [found]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError("it holds no JSON object")
-        return value
-    except ValueError as error:
-        raise BundleError(f"{path} is damaged: {error}.", fix="copy the bundle again, or export it again") from error
+    damaged = "copy the bundle again, or export it again"
+    for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
+        path = directory / name
+        value = read_object(path, BundleError, damaged) if path.is_file() else {}
+        found = value.get("eos_token" if name == "tokenizer_config.json" else "eos_token_id")
+        try:
+            if name == "tokenizer_config.json" and found is not None:
+                found = tokenizer.token_to_id(found["content"] if isinstance(found, dict) else found)
+            if found is not None:
+                return integers(found if isinstance(found, list) else [found])
+        except MALFORMED as error:
+            raise BundleError(f"{path} is damaged: its end-of-text token: {error}.", fix=damaged) from error
+    return ()

@@ -8,7 +8,7 @@ from typing import Any
 from ..bundle.manifest import Bundle
 from ..errors import InputError
 from ..progress import Track, silent
-from . import get_target
+from . import get_target, settle
 
 
 def build(
@@ -26,7 +26,7 @@ def build(
     Args:
         bundle: a bundle directory; its files are verified first.
         target: `onnxruntime-cpu`, `tensorrt-rtx` or `tensorrt`.
-        layout, dtype: the target's defaults if None.
+        layout, dtype: if None, the target's own or else what was exported.
         sm: compute capabilities such as 86 or 120; only TensorRT-RTX builds for devices that are not there.
         limits: what the target allows further (TensorRT: `capacity`, `max_batch`, `max_length`).
 
@@ -37,14 +37,13 @@ def build(
         TargetError: the target refuses the combination or the compilation failed.
         MissingDependencyError: the target's library is not installed.
     """
-    module = get_target(target)
+    found = get_target(target)
     opened = Bundle.open(bundle)
-    if sm and not getattr(module, "AHEAD_OF_TIME", False):
+    if sm and not found.AHEAD_OF_TIME:
         raise InputError(
             f"Target {target} takes no compute capabilities.",
             cause="it compiles for the device it runs on",
             fix="leave out --sm",
         )
-    layout, dtype = layout or module.DEFAULT_LAYOUT, dtype or module.DEFAULT_DTYPE
-    module.check(opened, layout, dtype)
-    return dict(module.build(opened, layout=layout, dtype=dtype, track=track, **({"sm": sm} if sm else {}), **limits))
+    layout, dtype = settle(target, opened, layout, dtype)
+    return found.build(opened, layout=layout, dtype=dtype, track=track, **({"sm": sm} if sm else {}), **limits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,20 +10,24 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle.engines import FORMAT, MARKER, VERSION, engine_directory, source_hashes
 from ..bundle.manifest import Bundle, weights_file
+from ..elastic.safetensors import numpy_dtype
 from ..elastic.widths import Budget
 from ..errors import InputError, MissingDependencyError, TargetError
 from ..files import write_json
-from ..graph.contract import cache_names, cache_shapes, choices, weight_shapes
+from ..graph.contract import DTYPES, cache_names, cache_shapes, choices, weight_shapes
 from ..progress import Track, silent
 from ..version import __version__
+from . import settle
+from .cores import usable_cores
 from .memory import drop_mapped_pages, private_memory
 
 NAME = "onnxruntime-cpu"
 DEFAULT_LAYOUT = "panels"
 DEFAULT_DTYPE = "fp32"
 LOW_MEMORY = True
-"""It has a mode that leaves the weights in the mapped file."""
+AHEAD_OF_TIME = False
 
 
 def check(bundle: Bundle, layout: str, dtype: str) -> None:
@@ -48,6 +51,11 @@ def versions() -> dict[str, str]:
     return {"onnxruntime": library().__version__}
 
 
+def device() -> dict[str, Any]:
+    """Nothing besides the CPU."""
+    return {}
+
+
 def build(bundle: Bundle, *, layout: str, dtype: str, track: Track = silent, **limits: Any) -> dict[str, Any]:
     """ONNX Runtime compiles nothing ahead of time: run every budget once, and record that this release does.
 
@@ -67,20 +75,19 @@ def build(bundle: Bundle, *, layout: str, dtype: str, track: Track = silent, **l
         session.step(session.new_cache(budget, 1, 1), one[None], one[None], one, one)
         seconds[budget.name] = round(time.perf_counter() - start, 3)
     session.close()
-    names = {p.relative_to(bundle.path).as_posix() for p in bundle.graphs(layout, dtype).values()}
     record = {
-        "format": "flextron-engine",
-        "version": 1,
+        "format": FORMAT,
+        "version": VERSION,
         "target": NAME,
         "library": "onnxruntime",
         "library_version": library().__version__,
         "layout": layout,
         "dtype": dtype,
-        "source": {name: bundle.files[name].sha256 for name in sorted(names | {weights_file(dtype)})},
+        "source": source_hashes(bundle, layout, dtype),
         "first_run_seconds": seconds,
         "exporter": f"flextron_export {__version__}",
     }
-    write_json(bundle.path / "engines" / NAME / f"{layout}.{dtype}" / "engine.json", record)
+    write_json(engine_directory(bundle.path, NAME, layout, dtype) / MARKER, record)
     return record
 
 
@@ -95,8 +102,8 @@ def open_session(
     """Load a bundle.
 
     Args:
-        layout: `panels` by default: one copy of the weights serves every budget.
-        dtype: `fp32` by default.
+        layout: `panels` by default, if exported: one copy of the weights serves every budget.
+        dtype: `fp32` by default, if exported.
         threads: intra-op threads; all cores this process may use by default. On a busy machine one can be faster than
             two.
         low_memory: leave weights in the mapped file. By default ONNX Runtime rearranges constant weights in private
@@ -106,9 +113,9 @@ def open_session(
         BundleError: the graph was not exported.
         TargetError: ONNX Runtime refuses the graph.
     """
-    layout, dtype = layout or DEFAULT_LAYOUT, dtype or DEFAULT_DTYPE
-    check(bundle, layout, dtype)
-    return OnnxRuntimeSession(bundle, layout, dtype, threads or len(os.sched_getaffinity(0)), low_memory)
+    if layout is None or dtype is None:
+        layout, dtype = settle(NAME, bundle, layout, dtype)
+    return OnnxRuntimeSession(bundle, layout, dtype, threads or usable_cores(), low_memory)
 
 
 @dataclass
@@ -129,7 +136,8 @@ class OnnxRuntimeSession:
 
     def __init__(self, bundle: Bundle, layout: str, dtype: str, threads: int, low_memory: bool) -> None:
         self.bundle, self.layout, self.dtype, self.threads, self.low_memory = bundle, layout, dtype, threads, low_memory
-        self.float = np.dtype({"fp32": np.float32, "fp16": np.float16}[dtype])
+        self.float = numpy_dtype(DTYPES[dtype])
+        self.max_capacity = bundle.architecture.max_positions
         self._ort = library()
         self._sessions: dict[Path, Any] = {}
         self._bound: dict[str, dict[str, Any]] = {}

@@ -21,6 +21,9 @@ class Cache(Protocol):
 class Session(Protocol):
     """A loaded bundle on one target. One thread at a time."""
 
+    max_capacity: int
+    """Most slots a cache can have: the model's positions, or fewer if an engine was built for fewer."""
+
     def new_cache(self, budget: Budget, batch: int, capacity: int) -> Cache:
         """An empty cache."""
 

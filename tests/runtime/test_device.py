@@ -23,7 +23,7 @@ def test_threads_libraries_and_gpu_make_another_device(monkeypatch):
     ids = {fingerprint("onnxruntime-cpu", threads)["id"] for threads in (1, 2, 3)}
     monkeypatch.setattr(onnxruntime_cpu, "versions", lambda: {"onnxruntime": "9.9"})
     ids.add(fingerprint("onnxruntime-cpu", 1)["id"])
-    monkeypatch.setattr(onnxruntime_cpu, "device", lambda: {"gpu": "NVIDIA H200"}, raising=False)
+    monkeypatch.setattr(onnxruntime_cpu, "device", lambda: {"gpu": "NVIDIA H200"})
     gpu = fingerprint("onnxruntime-cpu", 1)["id"]
     assert len(ids | {gpu}) == 5 and gpu.startswith("nvidia-h200-")
 

@@ -145,3 +145,20 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     (tmp_path / "generation_config.json").write_text("[")
     with pytest.raises(BundleError, match=r"generation_config\.json is damaged"):
         Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("generation_config.json", "[" * 100_000),
+        ("generation_config.json", '{"eos_token_id": "x"}'),
+        ("config.json", '{"eos_token_id": [1, 2.5]}'),
+        ("tokenizer_config.json", '{"eos_token": {"content": 3}}'),
+        ("tokenizer_config.json", '{"eos_token": {}}'),
+    ],
+)
+def test_an_end_of_text_that_is_none_is_damage(tmp_path, name, text):
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BundleError, match=rf"{name} is damaged"):
+        Tokenizer(tmp_path)

@@ -14,8 +14,9 @@ import pytest
 from flextron_export.bundle.manifest import Bundle, weights_file
 from flextron_export.errors import BundleError, TargetError
 from flextron_export.graph.contract import LAYOUTS, weight_shapes
-from flextron_export.targets import onnxruntime_cpu
+from flextron_export.targets import TARGETS, get_target, onnxruntime_cpu
 from flextron_export.targets.onnxruntime_cpu import OnnxRuntimeSession, open_session
+from flextron_export.targets.target import Target
 from tests.random_bundle import random_bundle
 
 
@@ -128,6 +129,14 @@ def test_a_layout_or_precision_that_was_not_exported_is_named(bundle: Bundle) ->
         open_session(bundle, dtype="fp16")
     with pytest.raises(BundleError, match="no routed graph"):
         onnxruntime_cpu.check(bundle, "routed", "fp32")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_offers_what_the_protocol_says(name: str) -> None:
+    found = get_target(name)
+    wanted = [n for n in vars(Target) if not n.startswith("_")]
+    assert {"DEFAULT_LAYOUT", "LOW_MEMORY", "check", "build", "open_session", "device"} <= set(wanted)
+    assert all(n in dir(found) for n in wanted)
 
 
 def damaged_copy(bundle: Bundle, out: Path) -> Bundle:

@@ -14,7 +14,8 @@ from flextron_export.elastic.widths import Budget, LayerWidth
 from flextron_export.errors import BundleError, InputError, MissingDependencyError, TargetError
 from flextron_export.graph.contract import LAYOUTS
 from flextron_export.targets import get_target
-from flextron_export.targets._tensorrt import builder, device, flavour, verbs
+from flextron_export.targets._tensorrt import builder, device, flavour
+from flextron_export.targets._tensorrt import target as target_module
 from flextron_export.targets._tensorrt.builder import attention_may_decompose, static_graph
 from flextron_export.targets._tensorrt.progress import STEPS, Fraction
 from flextron_export.targets.build import build
@@ -234,7 +235,7 @@ def test_the_enterprise_library_goes_through_the_same_builder(library, fp16_bund
     """With TensorRT-RTX in its place and a pretended Orin: everything but the library itself."""
     monkeypatch.setattr(flavour, "import_module", lambda name: library)
     monkeypatch.setattr(flavour.Flavour, "load", lambda self: library)
-    monkeypatch.setattr(verbs, "require_device", lambda title: device.Device("Orin", 87, 13020))
+    monkeypatch.setattr(target_module, "require_device", lambda title: device.Device("Orin", 87, 13020))
     record = build(fp16_bundle.path, "tensorrt", **SMALL)
     assert (record["target"], record["library"], record["compute_capabilities"]) == ("tensorrt", "tensorrt", (87,))
     assert (fp16_bundle.path / "engines" / "tensorrt" / "shared.fp16" / "128.plan").is_file()
@@ -245,19 +246,19 @@ class TestOpening:
 
     @pytest.fixture
     def built(self, built_bundle, tmp_path, monkeypatch):
-        monkeypatch.setattr(verbs, "find_device", lambda: None)
+        monkeypatch.setattr(target_module, "find_device", lambda: None)
         monkeypatch.setattr(device, "find_device", lambda: None)
         return Bundle.open(shutil.copytree(built_bundle.path, tmp_path / "bundle"))
 
     def test_without_a_gpu_it_says_so(self, built):
         with pytest.raises(TargetError, match="needs an NVIDIA GPU with its driver"):
-            get_target("tensorrt-rtx").open_session(built)
+            get_target("tensorrt-rtx").open_session(built, layout="shared", dtype="fp16")
         with pytest.raises(TargetError, match="needs an NVIDIA GPU"):
             get_target("tensorrt-rtx").device()
 
     def test_an_engine_that_was_not_built(self, built):
         with pytest.raises(TargetError, match=r"(?s)no panels\.fp16 engine for tensorrt-rtx.*flextron-export build"):
-            get_target("tensorrt-rtx").open_session(built, layout="panels")
+            get_target("tensorrt-rtx").open_session(built, layout="panels", dtype="fp16")
 
     def test_an_altered_engine(self, built):
         path = engine(built) / "128.plan"
@@ -265,18 +266,18 @@ class TestOpening:
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
         with pytest.raises(TargetError, match=r"128\.plan was altered"):
-            get_target("tensorrt-rtx").open_session(built)
+            get_target("tensorrt-rtx").open_session(built, layout="shared", dtype="fp16")
 
     def test_an_engine_for_another_device(self, built, monkeypatch):
-        monkeypatch.setattr(verbs, "find_device", lambda: device.Device("Jetson", 87, 13020))
+        monkeypatch.setattr(target_module, "find_device", lambda: device.Device("Jetson", 87, 13020))
         with pytest.raises(TargetError, match=r"(?s)this device has SM 87.*--target tensorrt"):
-            get_target("tensorrt-rtx").open_session(built)
+            get_target("tensorrt-rtx").open_session(built, layout="shared", dtype="fp16")
 
     def test_an_engine_of_another_version(self, built):
         path = engine(built) / "engine.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "library_version": "1.0"}))
         with pytest.raises(TargetError, match=r"built by TensorRT-RTX 1\.0, installed is"):
-            get_target("tensorrt-rtx").open_session(built)
+            get_target("tensorrt-rtx").open_session(built, layout="shared", dtype="fp16")
 
     def test_an_engine_of_other_weights(self, built):
         path = engine(built) / "engine.json"
@@ -284,7 +285,7 @@ class TestOpening:
         value["source"]["weights.fp16.safetensors"] = "0"
         path.write_text(json.dumps(value))
         with pytest.raises(TargetError, match="built from another weights"):
-            get_target("tensorrt-rtx").open_session(built)
+            get_target("tensorrt-rtx").open_session(built, layout="shared", dtype="fp16")
 
 
 def test_versions_are_part_of_a_fingerprint(library):

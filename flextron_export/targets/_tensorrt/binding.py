@@ -11,16 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...bundle.manifest import Bundle
+from ...elastic.safetensors import numpy_dtype
 from ...elastic.widths import Budget
 from ...errors import TargetError
-from ...graph.contract import StepShape, cache_names, cache_shapes, choices, input_shapes, weight_shapes
+from ...graph.contract import DTYPES, StepShape, cache_names, cache_shapes, choices, input_shapes, weight_shapes
 from .profiles import Shape
 from .record import EngineRecord
 
 ALIGNMENT = 256
 """Bytes to which TensorRT wants every address aligned."""
-
-ITEM_BYTES = {"fp16": 2, "fp32": 4}
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,14 @@ def bind(bundle: Bundle, record: EngineRecord, budget: Budget, step: StepShape) 
         TargetError: the engine was built for less than the call asks.
     """
     limits = (
-        ("sequences", step.batch, record.max_batch, "--max-batch"),
-        ("tokens per sequence", step.length, record.max_length, "--max-length"),
-        ("rows of logits", step.rows, record.max_batch, "--max-batch"),
+        ("sequences", step.batch, record.max_batch, "max_batch"),
+        ("tokens per sequence", step.length, record.max_length, "max_length"),
+        ("rows of logits", step.rows, record.max_batch, "max_batch"),
     )
     for what, asked, most, option in limits:
         if asked > most:
             raise TargetError(
-                f"The engine takes up to {most} {what}, not {asked}.", fix=f"{record.rebuild} {option} {asked}"
+                f"The engine takes up to {most} {what}, not {asked}.", fix=record.rebuild(**{option: (asked,)})
             )
     a = bundle.architecture
     plan = record.plan(budget.name, step.capacity)
@@ -96,7 +95,8 @@ def bind(bundle: Bundle, record: EngineRecord, budget: Budget, step: StepShape) 
 def cache_layout(bundle: Bundle, dtype: str, budget: Budget, batch: int, capacity: int) -> Layout:
     """Places of the KV caches of one batch in one buffer."""
     shapes: Mapping[str, Shape] = cache_shapes(bundle.architecture, budget, batch, capacity)
-    return Layout.of((name, int(np.prod(shape)) * ITEM_BYTES[dtype]) for name, shape in shapes.items())
+    size = numpy_dtype(DTYPES[dtype]).itemsize
+    return Layout.of((name, int(np.prod(shape)) * size) for name, shape in shapes.items())
 
 
 def fitting_capacity(record: EngineRecord, tokens: int) -> int:
@@ -107,7 +107,7 @@ def fitting_capacity(record: EngineRecord, tokens: int) -> int:
     most = record.capacities[-1]
     raise TargetError(
         f"The engine was built for up to {most} tokens per sequence, not {tokens}.",
-        fix=f"{record.rebuild} --capacity {tokens}",
+        fix=record.rebuild(capacity=(*record.capacities[:-1], tokens)),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from ...errors import InputError, MissingDependencyError, TargetError
+from ...errors import MissingDependencyError, TargetError
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,21 @@ class Flavour:
             )
         return library
 
+    def known(self, library: Any) -> tuple[int, ...]:
+        """Compute capabilities the library compiles for ahead of time; () if it compiles for the GPU at hand only."""
+        names = library.ComputeCapability.__members__ if self.ahead_of_time else ()
+        return tuple(sorted(int(name[2:]) for name in names if name.startswith("SM")))
+
     def set_devices(self, library: Any, config: Any, sm: tuple[int, ...]) -> tuple[int, ...]:
         """Tell the builder for which compute capabilities to compile; return those the engine will run on.
 
         Raises:
-            InputError: this library takes no list.
             TargetError: it cannot compile for one of them; the message says which target can.
         """
         if not sm:
             # Left alone, the builder makes a portable engine for `reach`.
             return self.reach
-        if not self.ahead_of_time:
-            raise InputError(
-                f"Target {self.target} takes no compute capabilities.",
-                cause="it compiles for the GPU it runs on",
-                fix="leave out --sm",
-            )
-        known = sorted(int(name[2:]) for name in library.ComputeCapability.__members__ if name.startswith("SM"))
+        known = self.known(library)
         if refused := [n for n in sm if n not in known]:
             raise TargetError(
                 f"{self.title} compiles for SM {', '.join(map(str, known))}, not for {', '.join(map(str, refused))}.",

@@ -1,25 +1,17 @@
-"""engine.json: what an engine folder holds, and whether it fits this bundle, library and device.
-
-The file is specified in docs/bundle-format.md.
-"""
+"""What `engine.json` of a TensorRT target says, and whether the engine fits this bundle, library and device."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...bundle.manifest import Bundle, FileRecord, weights_file
+from ...bundle.engines import FORMAT, MARKER, VERSION, build_command, read_engine
+from ...bundle.manifest import FileRecord
 from ...errors import TargetError
-from ...files import recover
-from ...graph.contract import graph_file
-from .flavour import Flavour
-
-FORMAT = "flextron-engine"
-VERSION = 1
-MARKER = "engine.json"
+from ...files import MALFORMED, integers
+from .flavour import ENTERPRISE, RTX, Flavour
 
 
 @dataclass(frozen=True)
@@ -52,6 +44,7 @@ class EngineRecord:
         attention: `fused`, or `fused or decomposed` where the library was allowed to fall back to primitive operators.
         source: bundle files it was compiled from -> SHA-256.
         seconds: how long all compilations took.
+        bundle: where the engine lies, for the commands in messages; not in the file.
     """
 
     target: str
@@ -67,6 +60,7 @@ class EngineRecord:
     plans: tuple[PlanRecord, ...]
     seconds: float
     exporter: str
+    bundle: Path = field(default=Path("BUNDLE"), compare=False)
 
     @property
     def capacities(self) -> tuple[int, ...]:
@@ -78,16 +72,23 @@ class EngineRecord:
         for plan in self.plans:
             if plan.capacity == capacity and budget in plan.profiles:
                 return plan
-        raise TargetError(f"No engine was built for budget {budget!r} and capacity {capacity}.", fix=self.rebuild)
+        raise TargetError(f"No engine was built for budget {budget!r} and capacity {capacity}.", fix=self.rebuild())
 
-    @property
-    def rebuild(self) -> str:
-        """The command that builds this engine again."""
-        sm = f" --sm {','.join(map(str, self.compute_capabilities))}" if self.target == "tensorrt-rtx" else ""
-        return f"flextron-export build BUNDLE --target {self.target} --layout {self.layout} --dtype {self.dtype}{sm}"
+    def rebuild(self, **changes: tuple[int, ...]) -> str:
+        """The command that builds this engine again; `changes` name options of `build` that must have other values."""
+        options = {"capacity": self.capacities, "max_batch": (self.max_batch,), "max_length": (self.max_length,)}
+        # An engine for the default devices was compiled without a list, which is another kind of engine.
+        if self.target == RTX.target and self.compute_capabilities != RTX.reach:
+            options["sm"] = self.compute_capabilities
+        words = ["--layout", self.layout, "--dtype", self.dtype]
+        for name, values in {**options, **changes}.items():
+            words += [f"--{name.replace('_', '-')}", ",".join(map(str, values))]
+        return build_command(self.bundle, self.target, *words)
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        values = asdict(self)
+        del values["bundle"]
+        return {"format": FORMAT, "version": VERSION, **values}
 
     @classmethod
     def read(cls, directory: Path) -> EngineRecord:
@@ -96,36 +97,24 @@ class EngineRecord:
         Raises:
             TargetError: there is none, it is damaged or of a newer version.
         """
-        recover(directory)
-        path = directory / MARKER
-        target = directory.parent.name
-        rebuild = f"flextron-export build BUNDLE --target {target}"
-        if not path.is_file():
-            raise TargetError(f"The bundle has no {directory.name} engine for {target}.", fix=rebuild)
+        target, bundle = directory.parent.name, directory.parents[2]
+        value = read_engine(directory)
+        if value is None:
+            what = f"The bundle has no {directory.name} engine for {target}."
+            layout, _, dtype = directory.name.rpartition(".")
+            raise TargetError(what, fix=build_command(bundle, target, "--layout", layout, "--dtype", dtype))
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            if value.pop("format") != FORMAT:
-                raise ValueError("another format")
-            if int(value.pop("version")) > VERSION:
-                raise TargetError(
-                    f"{path} is from a newer flextron_export.", fix=f"upgrade flextron-export, or {rebuild}"
-                )
-            value["compute_capabilities"] = tuple(value["compute_capabilities"])
+            del value["format"], value["version"]
+            if not value["plans"]:
+                raise ValueError("it has no engines")
+            integers([value["max_batch"], value["max_length"]])
+            value["compute_capabilities"] = integers(value["compute_capabilities"])
             value["plans"] = tuple(PlanRecord(**plan) for plan in value["plans"])
-            return cls(**value)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TargetError(f"{path} is damaged: {type(error).__name__} {error}.", fix=rebuild) from error
-
-
-def engine_directory(bundle: Bundle, target: str, layout: str, dtype: str) -> Path:
-    """Where the engines of a target, layout and precision lie."""
-    return bundle.path / "engines" / target / f"{layout}.{dtype}"
-
-
-def source_hashes(bundle: Bundle, layout: str, dtype: str) -> dict[str, str]:
-    """SHA-256, from the manifest, of every file that decides what an engine computes."""
-    names = {graph_file(layout, dtype, b.name if layout == "per-budget" else None) for b in bundle.budgets}
-    return {name: bundle.files[name].sha256 for name in sorted(names | {weights_file(dtype)})}
+            integers([i for p in value["plans"] for phases in p.profiles.values() for i in phases.values()])
+            return cls(**value, bundle=bundle)
+        except MALFORMED as error:
+            what = f"{directory / MARKER} is damaged: {type(error).__name__} {error}."
+            raise TargetError(what, fix=build_command(bundle, target)) from error
 
 
 def check_engine(
@@ -134,6 +123,7 @@ def check_engine(
     flavour: Flavour,
     version: str,
     compute_capability: int | None,
+    known: Sequence[int],
     source: Mapping[str, str],
     files: Mapping[str, FileRecord],
 ) -> None:
@@ -143,10 +133,12 @@ def check_engine(
         record: what engine.json says.
         flavour, version: the library that is installed here.
         compute_capability: of the device here, such as 89; None if it is not known.
+        known: compute capabilities that library compiles for ahead of time.
         source: `source_hashes` of the bundle here.
         files: size and hash of the plan files here, by name.
     """
     found = []
+    fix = record.rebuild()
     if record.library != flavour.module:
         found.append(f"it was built by {record.library}, here is {flavour.module}")
     elif record.library_version != version:
@@ -154,6 +146,10 @@ def check_engine(
     if compute_capability is not None and compute_capability not in record.compute_capabilities:
         built = ", ".join(map(str, record.compute_capabilities))
         found.append(f"it was built for SM {built}, this device has SM {compute_capability}")
+        if compute_capability in known:
+            fix = record.rebuild(sm=(compute_capability,))
+        elif flavour.ahead_of_time:
+            fix = f"{replace(record, target=ENTERPRISE.target).rebuild()}, on this device"
     for plan in record.plans:
         there = files.get(plan.file)
         if there is None:
@@ -164,7 +160,4 @@ def check_engine(
     if changed:
         found.append(f"it was built from another {', '.join(changed)}")
     if found:
-        fix = record.rebuild
-        if compute_capability is not None and flavour.ahead_of_time and compute_capability not in flavour.reach:
-            fix = "flextron-export build BUNDLE --target tensorrt, on this device"
         raise TargetError(f"The {flavour.target} engine cannot run here: {'; '.join(found)}.", fix=fix)

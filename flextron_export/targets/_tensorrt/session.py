@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from ...bundle.manifest import Bundle
+from ...elastic.safetensors import numpy_dtype
 from ...elastic.widths import Budget
 from ...errors import TargetError
-from ...graph.contract import StepShape
-from .binding import ITEM_BYTES, Binding, Layout, bind, cache_layout, fitting_capacity, pieces
+from ...graph.contract import DTYPES, StepShape
+from .binding import Binding, Layout, bind, cache_layout, fitting_capacity, pieces
 from .cuda import Cuda
 from .record import EngineRecord
 
@@ -61,7 +62,7 @@ class TensorRTSession:
     def grow(self, cache: TensorRTCache, capacity: int) -> None:
         new = self.new_cache(cache.budget, cache.batch, capacity)
         if new.capacity > cache.capacity:
-            slot = self.bundle.architecture.head_dim * ITEM_BYTES[self.record.dtype]
+            slot = self.bundle.architecture.head_dim * numpy_dtype(DTYPES[self.record.dtype]).itemsize
             old_row, new_row = cache.capacity * slot, new.capacity * slot  # one row per sequence and group
             for name, offset in cache.layout.offsets.items():
                 groups = cache.budget.layers[int(name.split(".")[1])].groups
@@ -130,18 +131,18 @@ class TensorRTSession:
         for name, shape in binding.shapes.items():
             if not context.set_input_shape(name, shape):
                 raise TargetError(
-                    f"The engine {binding.plan} refuses shape {shape} of {name}.", fix=self.record.rebuild
+                    f"The engine {binding.plan} refuses shape {shape} of {name}.", fix=self.record.rebuild()
                 )
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
-                raise TargetError(f"The engine {binding.plan} has no tensor {name}.", fix=self.record.rebuild)
+                raise TargetError(f"The engine {binding.plan} has no tensor {name}.", fix=self.record.rebuild())
 
     def _context(self, plan: str) -> Any:
         if plan not in self._contexts:
             content = (self.directory / plan).read_bytes()
             engine = self._runtime.deserialize_cuda_engine(content)
             if engine is None:
-                raise TargetError(f"The engine {plan} could not be loaded.", fix=self.record.rebuild)
+                raise TargetError(f"The engine {plan} could not be loaded.", fix=self.record.rebuild())
             self._contexts[plan] = engine.create_execution_context()
             self._memory += len(content)
         return self._contexts[plan]

@@ -1,0 +1,44 @@
+"""What a target offers to the verbs and the runtime."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ..bundle.manifest import Bundle
+from ..progress import Track, silent
+from .session import Session
+
+
+class Target(Protocol):
+    """Where a bundle runs: a module, or an object, with these names. `layout` and `dtype` come from `settle`."""
+
+    @property
+    def DEFAULT_LAYOUT(self) -> str: ...
+
+    @property
+    def DEFAULT_DTYPE(self) -> str: ...
+
+    @property
+    def LOW_MEMORY(self) -> bool:
+        """Whether it has a mode that leaves the weights in the mapped file."""
+
+    @property
+    def AHEAD_OF_TIME(self) -> bool:
+        """Whether `build` takes `sm`: compute capabilities of devices that are not there."""
+
+    def check(self, bundle: Bundle, layout: str, dtype: str) -> None:
+        """Raise TargetError or BundleError for a combination it cannot run; its library need not be installed."""
+
+    def build(self, bundle: Bundle, *, layout: str, dtype: str, track: Track = silent, **limits: Any) -> dict[str, Any]:
+        """Compile into the bundle's engine folder; return the record written as `engine.json`."""
+
+    def open_session(
+        self, bundle: Bundle, *, layout: str, dtype: str, threads: int | None = None, low_memory: bool = False
+    ) -> Session:
+        """Load the bundle."""
+
+    def versions(self) -> dict[str, str]:
+        """Version of each library that decides how fast and how it runs."""
+
+    def device(self) -> dict[str, Any]:
+        """The GPU it computes on, for the device's fingerprint; {} for the CPU, which every fingerprint has."""

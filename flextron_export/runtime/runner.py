@@ -14,11 +14,13 @@ import numpy as np
 from ..bundle.manifest import Bundle
 from ..errors import InputError
 from ..progress import Track, silent
+from ..targets import DEFAULT_TARGET
 from ..targets.session import Session
 from .calibrate import CONTEXTS, PROMPT_LENGTHS, measure
+from .latency_target import LatencyTarget
 from .opening import open_bundle
 from .sampling import Sampling
-from .selection import Selection, Target, select
+from .selection import Selection, select
 from .sequence import CHUNK, LiveSequence
 from .table import LatencyTable
 from .timings import Timings
@@ -39,8 +41,9 @@ class Runner:
 
     Args:
         bundle: its directory.
-        latency_target: milliseconds per token, or a `Target`, or a string such as `20ms`, `300ms@128` (to the first
-            token of a 128-token prompt), `512MB`, or several with commas. None for no target: the widest budget runs.
+        latency_target: milliseconds per token, or a `LatencyTarget`, or a string such as `20ms`, `300ms@128` (to the
+            first token of a 128-token prompt), `512MB`, or several with commas. None for no target: the widest budget
+            runs.
         target: where it runs.
         layout, dtype: the target's own choice by default.
         budget: run this budget, whatever it costs; excludes a latency target.
@@ -70,9 +73,9 @@ class Runner:
     def __init__(
         self,
         bundle: str | Path | Bundle,
-        latency_target: str | float | Target | None = None,
+        latency_target: str | float | LatencyTarget | None = None,
         *,
-        target: str = "onnxruntime-cpu",
+        target: str = DEFAULT_TARGET,
         layout: str | None = None,
         dtype: str | None = None,
         budget: str | None = None,
@@ -91,12 +94,13 @@ class Runner:
             raise InputError(f"calibration {calibration!r} is none of {', '.join(CALIBRATION)}.")
         if chunk < 1 or (context is not None and context < 1):
             raise InputError(f"chunk {chunk} and context {context} must be at least 1.")
-        self.latency_target = None if latency_target is None else Target.parse(latency_target)
+        self.latency_target = None if latency_target is None else LatencyTarget.parse(latency_target)
         self._opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory, hashes=verify_hashes)
         self.bundle, self._chunk = self._opening.bundle, chunk
         self.table: LatencyTable | None = None
         self.timings = Timings()
         self._session: Session | None = None
+        self._closed = False
         try:
             self.selection = self._select(budget, context, calibration, best_effort, track)
             self._open()
@@ -176,8 +180,6 @@ class Runner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    _closed = False
 
     def _open(self) -> Session:
         if self._closed:

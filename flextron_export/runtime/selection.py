@@ -2,89 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..elastic.widths import Budget
 from ..errors import InputError, NoBudgetFitsError
+from .latency_target import LatencyTarget, megabytes, milliseconds
 from .table import LatencyTable
-
-_TIME = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-_SIZE = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_LIMIT = re.compile(r"([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)\s*([a-z]*)\s*(?:/\s*(token|tok)|(?:ttft)?\s*@\s*([0-9]+))?")
-_HINT = "write 20ms (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or several with commas"
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a budget must meet; every limit that is set must hold.
-
-    Attributes:
-        ms_per_token: milliseconds per generated token.
-        first_token_ms: milliseconds from a prompt of `prompt_length` tokens to the first token.
-        memory_bytes: weights and KV cache.
-    """
-
-    ms_per_token: float | None = None
-    first_token_ms: float | None = None
-    prompt_length: int | None = None
-    memory_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        limits = (self.ms_per_token, self.first_token_ms, self.memory_bytes)
-        if all(limit is None for limit in limits):
-            raise InputError("The target sets no limit.", fix=_HINT)
-        if any(limit is not None and not 0 < limit < float("inf") for limit in limits):
-            raise InputError("A target must be a positive number.", fix=_HINT)
-        if (self.first_token_ms is None) != (self.prompt_length is None):
-            raise InputError(
-                "A time to the first token needs a prompt length, and a prompt length such a time.", fix=_HINT
-            )
-
-    @classmethod
-    def parse(cls, value: str | float | Target) -> Target:
-        """Read a target: `20ms`, `20 ms/token`, `0.5s`, `300ms@128`, `512MB`, or several with commas.
-
-        A plain number is milliseconds per token.
-
-        Raises:
-            InputError: it is none of these.
-        """
-        if isinstance(value, Target):
-            return value
-        if not isinstance(value, str):
-            return cls(ms_per_token=float(value))
-        limits: dict[str, Any] = {}
-        for part in value.lower().split(","):
-            found = _LIMIT.fullmatch(part.strip())
-            number, unit, per_token, prompt = found.groups() if found else ("", "", None, None)
-            if not found or unit not in (*_TIME, *_SIZE) or (unit in _SIZE and (per_token or prompt)):
-                raise InputError(
-                    f"{value!r} is not a target.", cause="a missing or unknown unit" if found else None, fix=_HINT
-                )
-            amount = float(number)
-            if unit in _SIZE:
-                new: dict[str, Any] = {"memory_bytes": int(amount * _SIZE[unit])}
-            elif prompt:
-                new = {"first_token_ms": amount * _TIME[unit], "prompt_length": int(prompt)}
-            else:
-                new = {"ms_per_token": amount * _TIME[unit]}
-            if limits.keys() & new.keys():
-                raise InputError(f"{value!r} sets the same limit twice.", fix=_HINT)
-            limits.update(new)
-        return cls(**limits)
-
-    def __str__(self) -> str:
-        parts = []
-        if self.ms_per_token is not None:
-            parts.append(f"{_ms(self.ms_per_token)} per token")
-        if self.first_token_ms is not None:
-            parts.append(f"{_ms(self.first_token_ms)} to the first token of a {self.prompt_length}-token prompt")
-        if self.memory_bytes is not None:
-            parts.append(f"{_mb(self.memory_bytes)} of memory")
-        return " and ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -96,9 +21,9 @@ class Numbers:
     memory_bytes: int | None = None
 
     def __str__(self) -> str:
-        parts = [f"{_ms(self.ms_per_token)} per token"] if self.ms_per_token is not None else []
-        parts += [f"{_ms(self.first_token_ms)} to the first token"] if self.first_token_ms is not None else []
-        parts += [_mb(self.memory_bytes)] if self.memory_bytes is not None else []
+        times = ((self.ms_per_token, "per token"), (self.first_token_ms, "to the first token"))
+        parts = [f"{milliseconds(time)} {what} (p95)" for time, what in times if time is not None]
+        parts += [megabytes(self.memory_bytes)] if self.memory_bytes is not None else []
         return ", ".join(parts)
 
 
@@ -152,7 +77,7 @@ class Selection:
 def select(
     budgets: Sequence[Budget],
     table: LatencyTable,
-    target: Target,
+    target: LatencyTarget,
     *,
     context: int | None = None,
     best_effort: bool = False,
@@ -181,13 +106,12 @@ def select(
     if fitting:
         picked = fitting[0]
         superlative = "best" if len(fitting) > 1 else "only"
-        reason = f"{picked.name} is the {superlative} budget that meets {target}: p95 {measured[picked.name]} {where}."
+        reason = f"{picked.name} is the {superlative} budget that meets {target}: {measured[picked.name]} {where}."
     else:
         picked = min((b for b in ranked if b.name in measured), key=lambda b: _excess(measured[b.name], target))
-        superlative = "fastest" if target.ms_per_token or target.first_token_ms else "smallest"
         reason = (
             f"No budget meets {target} on this device {where}; "
-            f"the {superlative}, {picked.name}, takes {measured[picked.name]} (p95)."
+            f"the {target.nearest}, {picked.name}, takes {measured[picked.name]}."
         )
         if not best_effort:
             fix = "raise the target, or pass --best-effort to run that budget all the same"
@@ -205,7 +129,7 @@ def rank(budgets: Sequence[Budget], table: LatencyTable) -> list[Budget]:
     return sorted(budgets, key=lambda b: (-size.get(b.name, 0), b.name))
 
 
-def _numbers(budget: Budget, table: LatencyTable, target: Target, context: int) -> Numbers:
+def _numbers(budget: Budget, table: LatencyTable, target: LatencyTarget, context: int) -> Numbers:
     cost = table.budgets[budget.name]
     return Numbers(
         None if target.ms_per_token is None else cost.ms_per_token(context),
@@ -214,32 +138,24 @@ def _numbers(budget: Budget, table: LatencyTable, target: Target, context: int) 
     )
 
 
-def _excess(numbers: Numbers, target: Target) -> float:
+def _excess(numbers: Numbers, target: LatencyTarget) -> float:
     """The largest ratio of a measured number to its limit: at most 1 if the target is met."""
     pairs = ((getattr(numbers, k), getattr(target, k)) for k in ("ms_per_token", "first_token_ms", "memory_bytes"))
     return max(value / limit for value, limit in pairs if limit is not None)
 
 
-def _rejection(budget: Budget, numbers: Numbers | None, picked: Budget, target: Target) -> Rejection:
+def _rejection(budget: Budget, numbers: Numbers | None, picked: Budget, target: LatencyTarget) -> Rejection:
     if numbers is None:
         return Rejection(budget, None, "not-measured", "it is not in this device's latency table")
     if _excess(numbers, target) > 1:
-        return Rejection(budget, numbers, "over-target", f"{numbers} (p95) is over {target}")
+        return Rejection(budget, numbers, "over-target", f"{numbers} is over {target}")
     better = (
         f"a validation loss of {picked.validation_loss:.4f} instead of {budget.validation_loss:.4f}"
         if (picked.validation_loss is not None and budget.validation_loss is not None)
         else "more parameters"
     )
-    return Rejection(budget, numbers, "lower-quality", f"it fits with {numbers} (p95), but {picked.name} has {better}")
+    return Rejection(budget, numbers, "lower-quality", f"it fits with {numbers}, but {picked.name} has {better}")
 
 
 def _numbers_json(numbers: Numbers | None) -> dict[str, float | int] | None:
     return None if numbers is None else {k: v for k, v in vars(numbers).items() if v is not None}
-
-
-def _ms(value: float) -> str:
-    return f"{value:.4g} ms" if value < 1000 else f"{value:.0f} ms"
-
-
-def _mb(value: float) -> str:
-    return f"{value / 1e6:.4g} MB"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .selection import Target
+from .latency_target import LatencyTarget
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Timings:
     first_token_ms: float = 0.0
     token_ms: list[float] = field(default_factory=list)
     stopped_by: str = ""
-    target: Target | None = None
+    target: LatencyTarget | None = None
 
     @property
     def p50(self) -> float | None:

@@ -24,7 +24,13 @@ from .common import (
 @target_options
 @click.option("--contexts", callback=integers, help="Context lengths to measure decoding at, such as 64,256,1024.")
 @click.option("--prompt-lengths", callback=integers, help="Prompt lengths to measure the first token at.")
-@click.option("--repeats", type=click.IntRange(min=1), default=96, show_default=True, help="Measurements of each.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=96,
+    show_default=True,
+    help="Decode steps to measure per budget and context length; a twelfth as many first tokens, but at least 6.",
+)
 @json_option
 def calibrate_command(
     bundle: Path,
@@ -39,6 +45,8 @@ def calibrate_command(
     as_json: bool,
 ) -> None:
     """Measure every budget of BUNDLE on this device and keep the table in the bundle.
+
+    If that would take more than about a minute, each is measured less often, at least 6 times.
 
     \b
     Example:
@@ -81,4 +89,8 @@ def calibrate_command(
     ]
     title = f"ms per token by context length, ms to the first token by prompt length (p95), {where}"
     print_table(title, [*columns, "memory"], rows)
-    click.echo(f"device {device['id']}: {table.target}, {table.layout}, {table.dtype}; {repeats} measurements each")
+    click.echo(f"device {device['id']}: {table.target}, {table.layout}, {table.dtype}")
+    decode, first_token = (
+        min(t.samples for cost in costs.values() for t in getattr(cost, kind)) for kind in ("decode", "first_token")
+    )
+    click.echo(f"at least {decode} decode steps per context length, {first_token} first tokens per prompt length")

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from ..bundle.manifest import Bundle
+from ..elastic.safetensors import numpy_dtype
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget
 from ..errors import InputError
-from ..graph.contract import cache_shapes
+from ..graph.contract import DTYPES, cache_shapes
 from ..progress import Track, silent
+from ..targets import DEFAULT_TARGET
 from ..targets.session import Session
 from ..version import __version__
 from .opening import Opening, open_bundle
@@ -37,7 +39,7 @@ log = logging.getLogger(__name__)
 def calibrate(
     bundle: str | Path | Bundle,
     *,
-    target: str = "onnxruntime-cpu",
+    target: str = DEFAULT_TARGET,
     layout: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
@@ -61,8 +63,9 @@ def calibrate(
         low_memory: measure with weights that stay mapped; see `Runner`.
         contexts: context lengths at which decode steps are measured, cut to what the model holds.
         prompt_lengths: prompt lengths for the time to the first token, cut likewise.
-        repeats: measurements per budget and context length (a twelfth of that per prompt length).
-        max_seconds: with at least 6 measurements each, stop early to stay near this.
+        repeats: decode steps to measure per budget and context length; a twelfth of that, but at least 6, per prompt
+            length.
+        max_seconds: with at least 6 measurements each, stop early to stay near this; `samples` tells how many.
         track: shows progress.
 
     Returns:
@@ -94,13 +97,15 @@ def measure(
         raise InputError(f"{repeats} repeats measure nothing.", fix="use --repeats 96")
     bundle, most = opening.bundle, opening.max_tokens(session)
     contexts, prompt_lengths = _cut("context length", contexts, most), _cut("prompt length", prompt_lengths, most)
+    # Of what is in the session, not of an engine that is built while it is measured.
+    content = content_hash(bundle, opening.target, opening.layout, opening.dtype)
     load = [os.getloadavg()[0]] if hasattr(os, "getloadavg") else []
     run = _Run(opening, session, most, max_seconds / (len(contexts) + len(prompt_lengths)))
     stages: list[tuple[Callable[[int, int], list[Timing]], int, int]] = [(run.decode, n, repeats) for n in contexts]
-    stages += [(run.first_token, n, max(repeats // 12, 1)) for n in prompt_lengths]
+    stages += [(run.first_token, n, max(repeats // 12, LEAST_REPEATS)) for n in prompt_lengths]
     results = [stage(tokens, count) for stage, tokens, count in track(stages, "measuring budgets")]
     decode, first = results[: len(contexts)], results[len(contexts) :]
-    architecture, size = bundle.architecture, {"fp32": 4}.get(opening.dtype, 2)
+    architecture, size = bundle.architecture, numpy_dtype(DTYPES[opening.dtype]).itemsize
     costs = {}
     for i, budget in enumerate(bundle.budgets):
         reads = sum(int(np.prod(s.active(architecture, budget.layers))) for s in tensor_specs(architecture)) * size
@@ -115,7 +120,6 @@ def measure(
         "load_average": [round(v, 2) for v in load],
     }
     device = opening.device()
-    content = content_hash(bundle, opening.target, opening.layout, opening.dtype)
     table = LatencyTable(device, opening.target, opening.layout, opening.dtype, content, costs, conditions)
     try:
         table.save(bundle)

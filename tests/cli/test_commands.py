@@ -1,6 +1,7 @@
 """The commands: output, exit codes, help without optional libraries."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -85,6 +86,7 @@ def test_calibrate_prints_a_table_and_keeps_it(call, bundle):
     done = call("calibrate", bundle, *QUICK)
     assert done.exit_code == 0, done.output
     assert "full" in done.stdout and "p95 at 64" in done.stdout and "1 threads" in done.stdout
+    assert "at least 6 decode steps per context length, 6 first tokens per prompt length" in done.stdout
     assert len(list((bundle / "latency").iterdir())) == 1
     table = json.loads(call("calibrate", bundle, *QUICK, "--layout", "shared", "--json").stdout)
     assert table["layout"] == "shared" and set(table["budgets"]) == {"full", "p75", "p59", "p34"}
@@ -157,6 +159,40 @@ def test_inspect_shows_a_checkpoint_and_a_bundle(call, bundle, pristine):
     done = call("inspect", bundle)
     assert "layouts in fp32: panels, shared, per-budget" in done.stdout
     assert "latency table" in done.stdout and "not used" not in done.stdout
+
+
+def test_inspect_puts_back_a_bundle_after_a_crash_while_it_was_replaced(call, bundle):
+    call("build", bundle, "--target", "onnxruntime-cpu")
+    engine = bundle / "engines" / "onnxruntime-cpu" / "panels.fp32"
+    shutil.copytree(engine, engine.with_name(".shared.fp32.part-x"))  # a build that was killed
+    engine.rename(engine.with_name(".panels.fp32.old"))
+    bundle.rename(bundle.with_name(f".{bundle.name}.old"))
+    done = call("inspect", bundle, "--json")
+    assert done.exit_code == 0, done.output
+    assert list(json.loads(done.stdout)["engines"]) == ["onnxruntime-cpu/panels.fp32"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"format": "flextron-engine", "version": 1, "plans": 3}'])
+def test_inspect_shows_damaged_records_and_run_measures_anew(call, bundle, text):
+    record = bundle / "engines" / "onnxruntime-cpu" / "panels.fp32" / "engine.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(text)
+    (bundle / "latency").mkdir()
+    (bundle / "latency" / "x.json").write_text(text)
+    done = call("inspect", bundle)
+    assert done.exit_code == 0 and "engine onnxruntime-cpu/panels.fp32: damaged record" in done.stdout
+    assert "latency table" not in done.stdout
+
+
+def test_build_settles_defaults_as_run_does(call, pristine, tmp_path):
+    """A bundle that has neither the target's layout nor its precision."""
+    out = tmp_path / "other"
+    options = ("--layout", "shared", "--dtype", "fp16", "--out", out)
+    assert call("export", pristine.parent / "checkpoint", *options).exit_code == 0
+    done = call("build", out, "--target", "onnxruntime-cpu")
+    assert done.exit_code == 0 and "shared.fp16: onnxruntime" in done.stdout, done.output
+    ran = call("run", out, "--prompt", "In", "--max-new-tokens", 2, "--threads", 1)
+    assert ran.exit_code == 0, ran.output
 
 
 @pytest.mark.parametrize(

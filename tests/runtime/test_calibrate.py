@@ -35,7 +35,7 @@ def test_every_budget_is_measured_at_every_length(bundle):
     for budget in bundle.budgets:
         cost = table.budgets[budget.name]
         assert [(t.tokens, t.samples) for t in cost.decode] == [(8, 6), (100, 6)]
-        assert [t.tokens for t in cost.first_token] == [4, 30]
+        assert [(t.tokens, t.samples) for t in cost.first_token] == [(4, 6), (30, 6)]
         for timing in (*cost.decode, *cost.first_token):
             assert 0 < timing.p50 <= timing.p95 <= timing.p99
         assert cost.parameters == budget.parameters(bundle.architecture)
@@ -101,7 +101,24 @@ def test_the_content_hash_depends_on_weights_graphs_engine_and_widths(bundle):
     assert hash_of(bundle) not in hashes
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "flextron-latency", "version": 99}', '{"format": 3}'])
+def test_the_content_is_that_before_measuring(bundle):
+    """An engine that is built meanwhile is not the one that was measured."""
+    engine = bundle.path / "engines" / "onnxruntime-cpu" / "panels.fp32" / "engine.json"
+    before = content_hash(bundle, "onnxruntime-cpu", "panels", "fp32")
+
+    def track(items, description):
+        engine.parent.mkdir(parents=True, exist_ok=True)
+        engine.write_text('{"plans": [{"sha256": "abc"}]}')
+        return items
+
+    assert calibrate(bundle, track=track, **QUICK).bundle == before
+    assert content_hash(bundle, "onnxruntime-cpu", "panels", "fp32") != before
+
+
+DAMAGED_TABLES = ("", "{", "[]", '{"format": "flextron-latency", "version": 99}', '{"format": 3}', "[" * 100_000)
+
+
+@pytest.mark.parametrize("text", DAMAGED_TABLES, ids=lambda text: text[:40])
 def test_a_damaged_table_counts_as_none_and_is_replaced(bundle, text):
     table = calibrate(bundle, **QUICK)
     table.path(bundle).write_text(text)
@@ -109,6 +126,25 @@ def test_a_damaged_table_counts_as_none_and_is_replaced(bundle, text):
     assert load(bundle) is None
     calibrate(bundle, **QUICK)
     assert load(bundle) is not None
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        *(("decode", {"p95": value}) for value in ("x", -1, float("nan"), 1e999, True)),
+        *(("decode", change) for change in ({"tokens": 8.5}, {"tokens": "8"}, {"samples": None}, {"tokens": 100})),
+        *(("cost", change) for change in ({"weight_bytes": "x"}, {"cache_bytes": -1}, {"parameters": 1.5})),
+        *(("cost", change) for change in ({"decode": "no"}, {"first_token": [3]})),
+        *(("table", change) for change in ({"device": "here"}, {"target": 3}, {"version": 1.0})),
+    ],
+)
+def test_a_value_of_another_type_or_a_length_that_occurs_twice_makes_a_damaged_table(bundle, place, change):
+    table = calibrate(bundle, **QUICK)
+    damaged = json.loads(json.dumps(table.to_json()))
+    cost = damaged["budgets"]["full"]
+    {"table": damaged, "cost": cost, "decode": cost["decode"][0]}[place].update(change)
+    table.path(bundle).write_text(json.dumps(damaged))
+    assert load(bundle) is None and all_tables(bundle) == []
 
 
 def test_a_bundle_that_cannot_be_written_keeps_the_table_in_memory(bundle, caplog):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..bundle.manifest import Bundle
-from ..progress import Track, silent
 from .session import Session
 
 
@@ -29,8 +29,12 @@ class Target(Protocol):
     def check(self, bundle: Bundle, layout: str, dtype: str) -> None:
         """Raise TargetError or BundleError for a combination it cannot run; its library need not be installed."""
 
-    def build(self, bundle: Bundle, *, layout: str, dtype: str, track: Track = silent, **limits: Any) -> dict[str, Any]:
-        """Compile into the bundle's engine folder; return the record written as `engine.json`."""
+    @property
+    def build(self) -> Callable[..., dict[str, Any]]:
+        """`build(bundle, *, layout, dtype, track, **limits)` compiles into the bundle's engine folder.
+
+        It returns the record written as `engine.json`. Each target has limits of its own.
+        """
 
     def open_session(
         self, bundle: Bundle, *, layout: str, dtype: str, threads: int | None = None, low_memory: bool = False
@@ -42,3 +46,10 @@ class Target(Protocol):
 
     def device(self) -> dict[str, Any]:
         """The GPU it computes on, for the device's fingerprint; {} for the CPU, which every fingerprint has."""
+
+
+if TYPE_CHECKING:  # for mypy to see that they offer all of it
+    from . import onnxruntime_cpu
+    from ._tensorrt.target import TENSORRT, TENSORRT_RTX
+
+    _all: tuple[Target, ...] = (onnxruntime_cpu, TENSORRT, TENSORRT_RTX)

@@ -91,9 +91,14 @@ int run(Arguments const& arguments)
     {
         return report(status);
     }
+    char const* explanation = nullptr;
+    if (auto const status = flextronExplanation(runner.get(), &explanation); status != FLEXTRON_OK)
+    {
+        return report(status);
+    }
     if (!arguments.json)
     {
-        std::fprintf(stderr, "%s\n", selection);
+        std::fprintf(stderr, "%s\n", explanation);
     }
     Output output{!arguments.json, {}};
     FlextronTimings timings{};

@@ -22,6 +22,7 @@ struct FlextronRunner
 
     flextron::Runner runner;
     std::string selection;
+    std::string explanation;
 };
 
 namespace
@@ -215,6 +216,18 @@ FlextronStatus flextronSelection(FlextronRunner* runner, char const** json)
             require(json != nullptr, "The place for the text");
             runner->selection = runner->runner.selection().toJson().dump();
             *json = runner->selection.c_str();
+        });
+}
+
+FlextronStatus flextronExplanation(FlextronRunner* runner, char const** text)
+{
+    return guarded(
+        [&]
+        {
+            require(runner != nullptr, "The runner");
+            require(text != nullptr, "The place for the text");
+            runner->explanation = runner->runner.selection().text();
+            *text = runner->explanation.c_str();
         });
 }
 

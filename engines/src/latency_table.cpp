@@ -11,15 +11,34 @@ namespace flextron
 namespace
 {
 
+std::int64_t readSize(Json const& object, char const* key)
+{
+    auto const size = readInteger(member(object, key), key);
+    if (size < 0)
+    {
+        throw JsonError("'" + std::string(key) + "' is negative");
+    }
+    return size;
+}
+
 std::vector<Point> readPoints(Json const& value)
 {
     std::vector<Point> points;
     for (auto const& entry : value)
     {
-        points.push_back({readInteger(member(entry, "tokens"), "tokens"), readNumber(member(entry, "p95"), "p95")});
+        points.push_back({readSize(entry, "tokens"), readNumber(member(entry, "p95"), "p95")});
+        if (!(points.back().p95 >= 0))
+        {
+            throw JsonError("a time is negative");
+        }
     }
     std::stable_sort(
         points.begin(), points.end(), [](Point const& a, Point const& b) { return a.tokens < b.tokens; });
+    auto const same = [](Point const& a, Point const& b) { return a.tokens == b.tokens; };
+    if (std::adjacent_find(points.begin(), points.end(), same) != points.end())
+    {
+        throw JsonError("a length occurs twice");
+    }
     return points;
 }
 
@@ -45,9 +64,7 @@ double interpolate(std::vector<Point> const& points, std::int64_t at)
     auto const rise = right->p95 - left->p95;
     if (beyond)
     {
-        // Two measurements at one length give no slope.
-        auto const slope = width > 0 ? std::max(rise, 0.0) / width : 0.0;
-        return right->p95 + slope * static_cast<double>(at - right->tokens);
+        return right->p95 + std::max(rise, 0.0) / width * static_cast<double>(at - right->tokens);
     }
     return left->p95 + rise * static_cast<double>(at - left->tokens) / width;
 }
@@ -88,10 +105,8 @@ LatencyTable LatencyTable::fromJson(Json const& value)
     table.bundle = readString(member(value, "bundle"), "bundle");
     for (auto const& [name, cost] : member(value, "budgets").items())
     {
-        table.budgets[name] = {readInteger(member(cost, "parameters"), "parameters"),
-            readPoints(member(cost, "decode")), readPoints(member(cost, "first_token")),
-            readInteger(member(cost, "weight_bytes"), "weight_bytes"),
-            readInteger(member(cost, "cache_bytes"), "cache_bytes")};
+        table.budgets[name] = {readSize(cost, "parameters"), readPoints(member(cost, "decode")),
+            readPoints(member(cost, "first_token")), readSize(cost, "weight_bytes"), readSize(cost, "cache_bytes")};
     }
     return table;
 }

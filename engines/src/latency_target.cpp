@@ -167,8 +167,10 @@ Limit parseLimit(std::string_view part, std::string_view whole)
         {
             scanner.skipSpaces();
             auto const digits = scanner.takeDigits();
+            constexpr std::size_t kMostDigits = 9;
             std::int64_t length = 0;
-            if (std::from_chars(digits.data(), digits.data() + digits.size(), length).ec != std::errc{})
+            if (digits.size() > kMostDigits
+                || std::from_chars(digits.data(), digits.data() + digits.size(), length).ec != std::errc{})
             {
                 refuse(whole);
             }
@@ -198,7 +200,7 @@ void LatencyTarget::validate() const
         throw inputError("The target sets no limit.", kHint);
     }
     auto const bad = [](std::optional<double> const& limit) { return limit && !(*limit > 0 && std::isfinite(*limit)); };
-    if (bad(msPerToken) || bad(firstTokenMs) || (memoryBytes && *memoryBytes <= 0))
+    if (bad(msPerToken) || bad(firstTokenMs) || bad(memoryBytes) || (promptLength && *promptLength < 1))
     {
         throw inputError("A target must be a positive number.", kHint);
     }
@@ -227,8 +229,7 @@ LatencyTarget LatencyTarget::parse(std::string_view text)
         }
         if (limit.memory)
         {
-            constexpr double kLargest = 9e18; // below the largest int64
-            target.memoryBytes = limit.amount < kLargest ? static_cast<std::int64_t>(limit.amount) : 0;
+            target.memoryBytes = limit.amount;
         }
         else if (limit.promptLength)
         {
@@ -245,6 +246,15 @@ LatencyTarget LatencyTarget::parse(std::string_view text)
     return target;
 }
 
+char const* LatencyTarget::nearest() const noexcept
+{
+    if (int{msPerToken.has_value()} + int{firstTokenMs.has_value()} + int{memoryBytes.has_value()} > 1)
+    {
+        return "closest";
+    }
+    return memoryBytes ? "smallest" : "fastest";
+}
+
 std::string LatencyTarget::text() const
 {
     std::vector<std::string> parts;
@@ -259,7 +269,7 @@ std::string LatencyTarget::text() const
     }
     if (memoryBytes)
     {
-        parts.push_back(formatMegabytes(static_cast<double>(*memoryBytes)) + " of memory");
+        parts.push_back(formatMegabytes(*memoryBytes) + " of memory");
     }
     return join(parts, " and ");
 }

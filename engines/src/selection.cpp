@@ -64,7 +64,7 @@ void measure(Entry& entry, LatencyTable const& table, LatencyTarget const& targe
     if (target.memoryBytes)
     {
         numbers.memoryBytes = cost.memoryBytes(context);
-        exceeds(*numbers.memoryBytes, static_cast<double>(*target.memoryBytes));
+        exceeds(*numbers.memoryBytes, *target.memoryBytes);
     }
     entry.numbers = numbers;
 }
@@ -85,13 +85,13 @@ Rejection rejection(Entry const& entry, Budget const& picked, LatencyTarget cons
     auto const numbers = entry.numbers->text();
     if (entry.excess > 1)
     {
-        return {budget.name, entry.numbers, "over-target", numbers + " (p95) is over " + target.text()};
+        return {budget.name, entry.numbers, "over-target", numbers + " is over " + target.text()};
     }
     auto const better = picked.validationLoss && budget.validationLoss
         ? "a validation loss of " + loss(picked) + " instead of " + loss(budget)
         : std::string("more parameters");
     return {budget.name, entry.numbers, "lower-quality",
-        "it fits with " + numbers + " (p95), but " + picked.name + " has " + better};
+        "it fits with " + numbers + ", but " + picked.name + " has " + better};
 }
 
 Json numbersJson(std::optional<Numbers> const& numbers)
@@ -123,11 +123,11 @@ std::string Numbers::text() const
     std::vector<std::string> parts;
     if (msPerToken)
     {
-        parts.push_back(formatMilliseconds(*msPerToken) + " per token");
+        parts.push_back(formatMilliseconds(*msPerToken) + " per token (p95)");
     }
     if (firstTokenMs)
     {
-        parts.push_back(formatMilliseconds(*firstTokenMs) + " to the first token");
+        parts.push_back(formatMilliseconds(*firstTokenMs) + " to the first token (p95)");
     }
     if (memoryBytes)
     {
@@ -146,6 +146,16 @@ Json Selection::toJson() const
     }
     return {{"budget", budget}, {"reason", reason}, {"numbers", numbersJson(numbers)}, {"met", met},
         {"rejected", rejections}};
+}
+
+std::string Selection::text() const
+{
+    std::string lines = reason;
+    for (auto const& each : rejected)
+    {
+        lines += "\n  not " + each.budget + ": " + each.reason;
+    }
+    return lines;
 }
 
 Selection select(std::vector<Budget> const& budgets, LatencyTable const& table, LatencyTarget const& target,
@@ -180,13 +190,12 @@ Selection select(std::vector<Budget> const& budgets, LatencyTable const& table, 
     if (!fitting.empty())
     {
         reason = name + " is the " + (fitting.size() > 1 ? "best" : "only") + " budget that meets " + target.text()
-            + ": p95 " + picked.numbers->text() + " " + where + ".";
+            + ": " + picked.numbers->text() + " " + where + ".";
     }
     else
     {
-        bool const time = target.msPerToken || target.firstTokenMs;
         reason = "No budget meets " + target.text() + " on this device " + where + "; the "
-            + (time ? "fastest" : "smallest") + ", " + name + ", takes " + picked.numbers->text() + " (p95).";
+            + target.nearest() + ", " + name + ", takes " + picked.numbers->text() + ".";
         if (!bestEffort)
         {
             throw Error(FLEXTRON_NO_BUDGET_FITS, reason, {},

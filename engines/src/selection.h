@@ -44,6 +44,9 @@ struct Selection
     bool met{true}; //!< false only for best effort
 
     [[nodiscard]] Json toJson() const;
+
+    //! The reason, and a line for every budget that was rejected.
+    [[nodiscard]] std::string text() const;
 };
 
 //! Picks the budget of highest quality whose measured p95 meets every limit of the target. Quality is the validation

@@ -38,7 +38,7 @@ Selection run(Json const& example, std::vector<Budget> const& budgets)
     auto const table = LatencyTable::fromJson(vectors()["tables"][example["table"].get<std::string>()]);
     auto const& limits = example["target"];
     LatencyTarget const target{optional<double>(limits, "ms_per_token"), optional<double>(limits, "first_token_ms"),
-        optional<std::int64_t>(limits, "prompt_length"), optional<std::int64_t>(limits, "memory_bytes")};
+        optional<std::int64_t>(limits, "prompt_length"), optional<double>(limits, "memory_bytes")};
     return select(
         budgets, table, target, optional<std::int64_t>(example, "context"), example["best_effort"].get<bool>());
 }
@@ -123,7 +123,7 @@ TEST_CASE("the explanation has budget, target and numbers")
     auto const& example = vectors()["cases"][0];
     auto const found = run(example, budgetsOf(example));
     CHECK(found.reason
-        == "p75 is the best budget that meets 7.5 ms per token: p95 7 ms per token at a context of 256 tokens.");
+        == "p75 is the best budget that meets 7.5 ms per token: 7 ms per token (p95) at a context of 256 tokens.");
     CHECK(found.rejected[0].reason == "10 ms per token (p95) is over 7.5 ms per token");
     CHECK(found.rejected[1].reason.find("validation loss of 1.6000 instead of 1.8000") != std::string::npos);
 }

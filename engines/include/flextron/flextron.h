@@ -100,8 +100,11 @@ FLEXTRON_API FlextronStatus flextronUseBudget(FlextronRunner* runner, char const
 /*! Switches to the best budget that meets another latency target. On failure the old budget stays. */
 FLEXTRON_API FlextronStatus flextronSelect(FlextronRunner* runner, char const* latencyTarget);
 
-/*! Which budget runs and why, as JSON: budget, reason, numbers, met, rejected. Valid until the budget changes. */
+/*! Which budget runs and why, as JSON: budget, reason, numbers, met, rejected. Valid until the next such call. */
 FLEXTRON_API FlextronStatus flextronSelection(FlextronRunner* runner, char const** json);
+
+/*! The same for people: the reason, and a line for every budget that was rejected. Valid until the next such call. */
+FLEXTRON_API FlextronStatus flextronExplanation(FlextronRunner* runner, char const** text);
 
 /*! Generates after a prompt of token ids.
  *  \param callback may be NULL.

@@ -54,7 +54,8 @@ if ! (cd "$work" && apt-get -q download "${packages[@]}") >"$work/log" 2>&1; the
     # The system's suite lacks one of them, or was never updated.
     rm -f "$work"/*.deb
     apt-get -q "${own[@]}" update >>"$work/log" 2>&1 ||
-        fail "the package lists of $newer_suite cannot be had: $(tail -n 1 "$work/log")" "check the network, or apt's sources"
+        fail "the package lists of $newer_suite cannot be had: $(tail -n 1 "$work/log")" \
+            "check the network, or apt's sources"
     (cd "$work" && apt-get -q "${own[@]}" download "${packages[@]}") >>"$work/log" 2>&1 ||
         fail "the packages cannot be had: $(tail -n 1 "$work/log")" "check the network, or apt's sources"
 fi

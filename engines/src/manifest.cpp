@@ -50,7 +50,8 @@ std::map<std::string, FileRecord> readFiles(Json const& value)
     std::map<std::string, FileRecord> files;
     for (auto const& [name, record] : value.items())
     {
-        files[name] = {readInteger(member(record, "bytes"), "a size"), readString(member(record, "sha256"), "a SHA-256")};
+        files[name]
+            = {readInteger(member(record, "bytes"), "a size"), readString(member(record, "sha256"), "a SHA-256")};
     }
     return files;
 }

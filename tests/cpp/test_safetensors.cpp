@@ -97,7 +97,8 @@ TEST_CASE("headers that lie are refused")
         entry("F32", "[4611686018427387904,4]", "[0,0]"),
         entry("U8", "[9223372036854775807]", "[0,9223372036854775807]"),
         entry("U8", "[9223372036854775807]", "[9223372036854775807,9223372036854775807]"),
-        R"({"a":{"dtype":"U8","shape":[10],"data_offsets":[0,10]},"a":{"dtype":"U8","shape":[10],"data_offsets":[0,10]}})",
+        R"({"a":{"dtype":"U8","shape":[10],"data_offsets":[0,10]},)"
+        R"("a":{"dtype":"U8","shape":[10],"data_offsets":[0,10]}})",
         R"({"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[4],"data_offsets":[6,10]}})",
         R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[6,10]}})",
     };

@@ -46,7 +46,7 @@ typedef struct FlextronOptions
     char const* layout;        /*!< "panels", "shared" or "per-budget"; default: panels if the bundle has it */
     char const* dtype;         /*!< "fp32" or "fp16"; default: fp32 if the bundle has it */
     char const* latencyTable;  /*!< file to select by; default: the bundle's table of this device */
-    char const* onnxruntime;   /*!< path of the ONNX Runtime library; default: $FLEXTRON_ONNXRUNTIME, then the system's */
+    char const* onnxruntime;   /*!< the ONNX Runtime library; default: $FLEXTRON_ONNXRUNTIME, then the system's */
     int32_t threads;           /*!< 0: one per core that this process may use */
     int32_t chunk;             /*!< tokens per prefill call */
     int64_t context;           /*!< tokens at which the target must hold; 0: the longest that was measured */

@@ -70,3 +70,10 @@ def test_the_readme_names_both_commands_and_only_pages_that_exist() -> None:
     assert "make demo" in text and "make test" in text
     missing = [link for link in re.findall(r"\]\((?!https?:)([^)#]+)", text) if not (ROOT / link).exists()]
     assert not missing
+
+
+def test_the_readme_shows_a_real_run() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:full|p\d+) \|.*\|$", text, re.MULTILINE)
+    assert len(rows) >= 3, "a row per budget, from a run of `make demo`"
+    assert re.search(r"!\[[^]]+\]\(docs/results/[^)]+\.png\)", text)

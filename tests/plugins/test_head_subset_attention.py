@@ -16,7 +16,7 @@ from flextron_export.errors import InputError
 from flextron_export.graph.operators.head_subset_attention import head_subset_attention, rotate
 from flextron_export.plugins import Plugins
 
-from .head_subset_attention_cases import CASES, Case, load
+from .head_subset_attention_cases import CASES, Case, inputs, load, shapes
 from .head_subset_attention_run import STORAGE, differences, parameters
 
 ROOT = Path(__file__).parents[2]
@@ -57,16 +57,16 @@ def test_the_vectors_are_what_torch_computes(name: str) -> None:
 @pytest.mark.parametrize("name", [case.name for case in CASES])
 def test_the_vectors_are_what_the_reference_computes(name: str) -> None:
     case, data = VECTORS[name]
-    inputs = {key: x for key, x in data.items() if key != "output"}
-    output, _, _ = head_subset_attention(**inputs, window=case.window, scale=case.scale)
+    arguments = {key: x for key, x in data.items() if key != "output"}
+    output, _, _ = head_subset_attention(**arguments, window=case.window, scale=case.scale)
     np.testing.assert_allclose(data["output"], output, atol=1.3e-4)
 
 
 def test_a_slot_outside_the_cache_is_dropped() -> None:
     case, data = VECTORS["decode"]
-    inputs = {key: x for key, x in data.items() if key != "output"} | {"write": np.array([case.capacity])}
-    inputs["positions"] = np.array([[8]])  # sees only the past
-    _, key_cache, value_cache = head_subset_attention(**inputs)
+    arguments = {key: x for key, x in data.items() if key != "output"} | {"write": np.array([case.capacity])}
+    arguments["positions"] = np.array([[8]])  # sees only the past
+    _, key_cache, value_cache = head_subset_attention(**arguments)
     np.testing.assert_array_equal(key_cache, data["key_cache"])
     np.testing.assert_array_equal(value_cache, data["value_cache"])
 
@@ -94,6 +94,23 @@ def test_the_kernels_pass_the_vectors_in_every_type(plugins: Plugins) -> None:
         if (problems := differences(plugins, case, data, data_type))
     }
     assert not found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_kernels_agree_with_the_reference_on_random_shapes(plugins: Plugins, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    batch, length, groups = (int(draw.integers(low, high)) for low, high in ((1, 4), (1, 20), (1, 4)))
+    past = tuple(int(x) for x in draw.integers(0, 60, batch))
+    capacity = max(past) + length + int(draw.integers(0, 100))
+    case = Case(
+        f"seed {seed}", groups, int(draw.integers(1, 5)), 64, capacity, past, length,
+        draw.integers(-1, groups + 2, (batch, length)).tolist(), int(draw.choice([0, 7])), bool(draw.integers(2)),
+    )  # fmt: skip
+    data = inputs(case, {name: draw.integers(-4, 5, shape) / 4 for name, shape in shapes(case).items()})
+    del data["output"]
+    data["output"], _, _ = head_subset_attention(**data, window=case.window)
+    for data_type in STORAGE:
+        assert differences(plugins, case, data, data_type) == []
 
 
 def test_padding_tokens_with_negative_positions_give_zeros(plugins: Plugins) -> None:
@@ -164,3 +181,16 @@ def test_nvcc_compiles_the_kernels_without_spills(tmp_path: Path) -> None:
     done = subprocess.run(check, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 spill" in done.stdout and "warning" not in done.stdout
+
+
+@pytest.mark.slow
+def test_cmake_builds_and_tests_without_cuda_and_says_so(tmp_path: Path) -> None:
+    if shutil.which("cmake") is None or shutil.which("ninja") is None:
+        pytest.skip("cmake and ninja are not installed")
+    configure = ["cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", "-DFLEXTRON_CUDA=OFF"]
+    done = subprocess.run(
+        [*configure, f"-DPython3_EXECUTABLE={sys.executable}"], check=True, capture_output=True, text=True
+    )
+    assert "### CUDA kernels are NOT built" in done.stdout
+    subprocess.run(["cmake", "--build", tmp_path], check=True)
+    subprocess.run(["ctest", "--test-dir", tmp_path, "--output-on-failure"], check=True)

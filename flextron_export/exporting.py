@@ -58,6 +58,7 @@ def export(
     _check_libraries(verify)
     source = ElasticCheckpoint.open(checkpoint)
     chosen = tuple(source.budget(name) for name in budgets) if budgets else source.budgets
+    source.check_files(hashes=True)
     weights = source.weights()
     with new_directory(Path(out), marker=MARKER, overwrite=overwrite) as directory:
         names = copy_tokenizer(source.path, directory)

@@ -171,6 +171,7 @@ def _remove_leftovers(path: Path) -> None:
 def _sync(directory: Path) -> None:
     for file in directory.rglob("*"):
         if file.is_file():
+            os.chmod(file, 0o644)  # safetensors lets nobody else read what it writes
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
 

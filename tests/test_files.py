@@ -283,3 +283,9 @@ def test_a_source_that_cannot_be_read_is_not_reported_as_an_output_that_cannot_b
         raise PermissionError(errno.EACCES, "Permission denied", str(secret))
     with pytest.raises(InputError, match="cannot be written"), new_directory(tmp_path / "out", marker="m") as part:
         raise PermissionError(errno.EACCES, "Permission denied", str(part / "m"))
+
+
+def test_everybody_may_read_what_a_library_wrote_for_its_owner_alone(tmp_path: Path) -> None:
+    with new_directory(tmp_path / "out", marker=MARKER) as directory:
+        (directory / MARKER).touch(mode=0o600)
+    assert (tmp_path / "out" / MARKER).stat().st_mode & 0o777 == 0o644

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 import click
 
+from ..errors import InputError
 from .common import DIRECTORY, json_option, print_json, show_warnings, target_options, track
 
 
@@ -33,7 +34,7 @@ from .common import DIRECTORY, json_option, print_json, show_warnings, target_op
 )
 @click.option("--top-k", type=int, default=0, help="Choose among the k likeliest tokens; 0 for all.")
 @click.option("--top-p", type=float, default=1.0, help="Choose among the likeliest tokens of this total probability.")
-@click.option("--seed", type=int, help="The same seed, prompt and settings give the same text.")
+@click.option("--seed", type=click.IntRange(min=0), help="The same seed, prompt and settings give the same text.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model's end-of-text token.")
 @click.option("--no-verify-hashes", is_flag=True, help="Check sizes of the bundle's files only; starts faster.")
 @target_options
@@ -76,7 +77,11 @@ def run_command(
         raise click.UsageError("Pass either --prompt or --prompt-file.")
     show_warnings()
     opened = Bundle.open(bundle, hashes=not no_verify_hashes)
-    ids = Tokenizer(bundle).encode(prompt_file.read() if prompt_file else prompt or "")
+    try:
+        text = prompt_file.read() if prompt_file else prompt or ""
+    except UnicodeDecodeError as error:
+        raise InputError(f"The prompt file is not UTF-8 text: {error.reason}.", fix="convert it to UTF-8") from error
+    ids = Tokenizer(bundle).encode(text)
     context = min(len(ids) + max_new_tokens, opened.architecture.max_positions)
     with Runner(
         opened,
@@ -119,4 +124,6 @@ def _summary(runner: Any) -> str:
         text += f", then p50 {timings.p50:.2f} ms and p95 {timings.p95:.2f} ms per token"
     if timings.met is not None:
         text += f"; target {'met' if timings.met else 'missed'} in this run ({timings.target})"
+    if timings.stopped_by == "context":
+        text += f"; stopped at the {runner.max_tokens} tokens that the model holds"
     return text

@@ -125,6 +125,7 @@ class Candidates:
 
 def check_budgets(budgets: Sequence[Budget], candidates: Candidates, architecture: Architecture) -> None:
     """Raise InputError naming every budget that is no list of one candidate width per layer under a name of its own."""
+    allowed = "; ".join(f"{kind} {', '.join(map(str, widths))}" for kind, widths in candidates.to_json().items())
     found = [] if budgets else ["there is no budget"]
     names = [b.name for b in budgets]
     found += [f"the name {name!r} is used twice" for name in sorted({n for n in names if names.count(n) > 1})]
@@ -141,7 +142,7 @@ def check_budgets(budgets: Sequence[Budget], candidates: Candidates, architectur
             if width.groups not in candidates.groups or width.neurons not in candidates.neurons:
                 found.append(
                     f"budget {budget.name!r}, layer {i}: "
-                    f"{width.groups} groups, {width.neurons} neurons are not among the candidates"
+                    f"{width.groups} groups, {width.neurons} neurons are not among the candidates ({allowed})"
                 )
                 break
     problems(InputError, "these budgets do not fit the model", found)

@@ -34,6 +34,13 @@ class Opening:
         """`fingerprint` of this device for this way of running."""
         return fingerprint(self.target, self.threads, low_memory=self.low_memory)
 
+    @property
+    def options(self) -> str:
+        """Command-line options that open the bundle in this way."""
+        threads = f" --threads {self.threads}" if self.threads else ""
+        mode = " --low-memory" if self.low_memory else ""
+        return f"--target {self.target} --layout {self.layout} --dtype {self.dtype}{threads}{mode}"
+
     def max_tokens(self, session: Session) -> int:
         """Most tokens one sequence may hold: the model's positions, or fewer if an engine was built for fewer."""
         return min(self.bundle.architecture.max_positions, session.max_capacity)

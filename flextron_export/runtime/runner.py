@@ -162,6 +162,8 @@ class Runner:
         sampling.validate()
         if max_new_tokens < 1:
             raise InputError(f"{max_new_tokens} new tokens are nothing to generate.", fix="ask for 1 or more")
+        if seed is not None and seed < 0:
+            raise InputError(f"The seed {seed} is negative.", fix="use 0 or more")
         eos = self.tokenizer.eos if stop_on_eos and self._has_tokenizer() else frozenset()
         self._open()
         return self._generate(ids, max_new_tokens, sampling, np.random.default_rng(seed), eos)
@@ -212,7 +214,7 @@ class Runner:
             how = f"{opening.target}, {opening.layout}, {opening.dtype}"
             what = f"{self.bundle.path} has no measurements of {how} on this device."
             if calibration == "never":
-                raise InputError(what, fix=f"flextron-export calibrate {self.bundle.path}")
+                raise InputError(what, fix=f"flextron-export calibrate {self.bundle.path} {opening.options}")
             log.warning("%s Measuring now; this takes some seconds, once.", what)
         contexts, prompts = [*CONTEXTS], [*PROMPT_LENGTHS]
         if context is not None and context > max(contexts):

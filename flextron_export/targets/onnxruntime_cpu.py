@@ -185,7 +185,9 @@ class OnnxRuntimeSession:
         return tokens["logits"]
 
     def memory(self) -> int:
-        return self._memory
+        # What a session takes from memory that the process has free already does not show as growth.
+        packed = self.layout == "panels" and not self.low_memory
+        return max(self._memory, (self.bundle.path / weights_file(self.dtype)).stat().st_size if packed else 0)
 
     def close(self) -> None:
         self._sessions.clear()

@@ -13,6 +13,9 @@ from typing import IO, Any
 
 from ..errors import InputError
 
+PIECES = 20
+"""Pieces that a text of a single document is cut into, so that a twentieth can be held out."""
+
 _OPEN: dict[str, Callable[..., IO[Any]]] = {".xz": lzma.open, ".gz": gzip.open}
 
 
@@ -32,8 +35,8 @@ def read_text(paths: Sequence[str | Path]) -> list[str]:
 def split(documents: Sequence[str], validation_share: float = 0.05, seed: int = 0) -> tuple[list[str], list[str]]:
     """Return (train, validation): whole documents, shuffled, the same for the same arguments.
 
-    Equal documents count once, so that no text is on both sides. Each side gets at least one document. The order is
-    random, so that the start of either side is like the rest of it.
+    A single document is cut into pieces first. Equal documents count once, so that no text is on both sides. Each side
+    gets at least one document. The order is random, so that the start of either side is like the rest of it.
 
     Args:
         validation_share: share of the documents to hold out, between 0 and 1.
@@ -43,16 +46,25 @@ def split(documents: Sequence[str], validation_share: float = 0.05, seed: int = 
     """
     if not 0 < validation_share < 1:
         raise InputError(f"The validation share is {validation_share}", fix="use a value between 0 and 1, such as 0.05")
-    shuffled = list(dict.fromkeys(documents))
+    shuffled = list(dict.fromkeys(documents if len(documents) > 1 else _pieces(*documents)))
     if len(shuffled) < 2:
         raise InputError(
             "The text cannot be split into training and validation",
-            cause=f"it has {len(shuffled)} different documents, at least 2 are needed; blank lines separate documents",
+            cause="it is one document; at least two different ones are needed, and blank lines separate documents",
             fix="put blank lines between its chapters or articles, or pass more files",
         )
     random.Random(seed).shuffle(shuffled)
     held_out = min(max(1, round(validation_share * len(shuffled))), len(shuffled) - 1)
     return shuffled[held_out:], shuffled[:held_out]
+
+
+def _pieces(document: str = "") -> list[str]:
+    """Cut a text without blank lines into a few pieces, at ends of lines or, if it has few, of words."""
+    units = document.splitlines(keepends=True)
+    if len(units) < PIECES:
+        units = re.findall(r"\S+\s*", document)
+    size = max(-(-len(units) // PIECES), 1)
+    return ["".join(units[i : i + size]).strip() for i in range(0, len(units), size)]
 
 
 def _documents(path: Path) -> list[str]:

@@ -22,7 +22,7 @@ from ..files import MALFORMED, new_directory
 from .corpus import read_text, split
 from .data import load_tokenizer, pack, spread
 from .elastic import TrainingSettings, full_smallest_random, train
-from .environment import default_device, quiet_transformers, require_training, thread_count
+from .environment import default_device, quiet_transformers, require_training, thread_count, usable_device
 from .evaluate import validation_loss
 from .importance import measure_importance
 
@@ -113,7 +113,7 @@ def elastify(
     require_training()
     import torch
 
-    device = device or default_device()
+    device = usable_device(device or default_device())
     with (
         new_directory(out, marker=MARKER, overwrite=overwrite) as directory,
         thread_count(threads),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingDependencyError
+from ..errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +49,20 @@ def thread_count(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def usable_device(name: str) -> str:
+    """The name of a torch device that computes here; InputError if there is none of that name."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises each of these
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"The device {name!r} cannot be used here: {reason}", fix="leave it out, or use cpu"
+        ) from error
+    return name
 
 
 def autocast(device: torch.device, precision: str) -> Any:

@@ -1,4 +1,4 @@
-"""Progress of training on standard error: a bar on a terminal, a line every tenth of the way elsewhere."""
+"""Progress of training on standard error: a bar on a terminal, elsewhere a line at each tenth or every 30 seconds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+LONGEST_SILENCE = 30.0
+"""Seconds."""
 
 
 class Report(Protocol):
@@ -28,11 +31,14 @@ def training_progress(description: str, steps: int, tokens_per_step: int, enable
 
 
 def _lines(description: str, steps: int, tokens_per_step: int) -> Report:
-    start = time.monotonic()
+    start = said = time.monotonic()
 
     def report(step: int, loss: float, /) -> None:
-        if step * 10 // steps != (step - 1) * 10 // steps:
-            speed = step * tokens_per_step / max(time.monotonic() - start, 1e-9)
+        nonlocal said
+        now = time.monotonic()
+        if step * 10 // steps != (step - 1) * 10 // steps or now - said > LONGEST_SILENCE:
+            said = now
+            speed = step * tokens_per_step / max(now - start, 1e-9)
             left = (steps - step) * tokens_per_step / speed
             print(
                 f"{description}: step {step}/{steps}, loss {loss:.3f}, {speed:,.0f} tokens/s, {left:.0f} s left",

@@ -264,3 +264,11 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch, pristine):
 
     monkeypatch.setattr("flextron_export.runtime.calibrate.calibrate", fail)
     assert isinstance(CliRunner().invoke(main, ["calibrate", str(pristine)]).exception, ZeroDivisionError)
+
+
+def test_a_prompt_file_that_is_not_text_is_refused(call, pristine, tmp_path):
+    path = tmp_path / "prompt"
+    path.write_bytes(b"\xff\xfe\x00abc")
+    result = call("run", pristine, "--prompt-file", path, "--threads", 1)
+    assert result.exit_code == errors.InputError.exit_code
+    assert "not UTF-8" in result.stderr

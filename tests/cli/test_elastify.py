@@ -35,3 +35,10 @@ def test_it_writes_a_checkpoint_and_lists_the_budgets(tiny_model_dir: Path, tiny
     assert value["budgets"][0]["name"] == "full" and value["budgets"][0]["validation_loss"] > 0
     result = CliRunner().invoke(elastify_command, [*arguments, "--out", str(tmp_path / "out")])
     assert isinstance(result.exception, InputError)
+
+
+def test_a_device_that_is_not_here_is_refused_by_name(tiny_model_dir: Path, tiny_text: Path, tmp_path: Path) -> None:
+    arguments = [str(tiny_model_dir), "--text", str(tiny_text), "--out", str(tmp_path / "out"), "--device", "foo"]
+    error = CliRunner().invoke(elastify_command, arguments).exception
+    assert isinstance(error, InputError) and "'foo' cannot be used here" in error.what
+    assert not (tmp_path / "out").exists()

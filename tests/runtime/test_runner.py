@@ -244,3 +244,15 @@ def test_a_session_that_rounds_capacities_up_is_asked_to_grow_only_when_it_is_fu
     for token in range(50, 150):
         assert sequence.decode(token).argmax() == token + 1
     assert calls == [("new", 64), ("grow", 128)]
+
+
+def test_a_negative_seed_is_refused(pristine):
+    with Runner(pristine, budget="full", threads=1) as runner, pytest.raises(InputError, match="seed -1 is negative"):
+        runner.generate("a", seed=-1)
+
+
+def test_the_advice_to_calibrate_measures_what_was_missing(pristine):
+    with pytest.raises(InputError) as caught:
+        Runner(pristine, "5s", calibration="never", layout="shared", threads=1, low_memory=True)
+    wanted = "--target onnxruntime-cpu --layout shared --dtype fp32 --threads 1 --low-memory"
+    assert caught.value.fix.endswith(wanted)

@@ -90,11 +90,20 @@ def test_split_follows_share_and_seed() -> None:
 
 
 def test_split_refuses_what_cannot_be_split() -> None:
-    with pytest.raises(InputError, match="1 different documents"):
+    with pytest.raises(InputError, match="at least two different ones"):
         split(["same", "same"], seed=0)
     for share in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(InputError, match="between 0 and 1"):
             split(["a", "b"], share, seed=0)
+
+
+def test_a_single_document_is_cut_into_pieces_that_are_its_text() -> None:
+    for document in ("\n".join(f"line {i}" for i in range(400)), " ".join(f"word{i}" for i in range(400))):
+        train, validation = split([document], seed=0)
+        assert (len(train), len(validation)) == (19, 1)
+        assert sorted(" ".join(train + validation).split()) == sorted(document.split())
+    with pytest.raises(InputError, match="at least two different ones"):
+        split(["word"], seed=0)
 
 
 def test_shipped_text_is_whole_chapters_of_prose() -> None:

@@ -161,7 +161,7 @@ def test_the_kernels_are_clean_under_sanitizers(tmp_path: Path, sanitizers: str)
     """Threads are CUDA threads: a missing barrier is a data race, an index beyond shared memory an overflow."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
-    library = build(tmp_path, "-O1", "-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all")
+    library = build(tmp_path, "-O0", "-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all")
     runtime = subprocess.run(
         ["g++", f"-print-file-name=lib{sanitizers[0]}san.so"], check=True, capture_output=True, text=True
     ).stdout.strip()

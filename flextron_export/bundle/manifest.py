@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..elastic.architecture import Architecture
+from ..elastic.records import FileRecord, faults
 from ..elastic.safetensors import SafetensorsFile
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates, check_budgets
 from ..errors import BundleError, FlextronError, problems
-from ..files import MALFORMED, integers, read_object, recover, sha256, write_json
+from ..files import MALFORMED, integers, read_object, recover, write_json
 from ..graph.contract import DTYPES, LAYOUTS, graph_file
 
 FORMAT = "flextron-bundle"
 VERSION = 1
 MARKER = "manifest.json"
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """Size in bytes and SHA-256 of a file in the bundle."""
-
-    bytes: int
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Path) -> FileRecord:
-        return cls(path.stat().st_size, sha256(path))
 
 
 @dataclass(frozen=True)
@@ -101,18 +89,8 @@ class Bundle:
 
     def check_files(self, *, hashes: bool = True, names: Iterable[str] | None = None) -> None:
         """Raise BundleError naming every file that is missing, of another size or (with `hashes`) altered."""
-        found = []
-        for name in self.files if names is None else names:
-            record, path = self.files[name], self.path / name
-            try:
-                if not os.path.isfile(path):
-                    found.append(f"{name} is missing")
-                elif (size := path.stat().st_size) != record.bytes:
-                    found.append(f"{name} has {size} bytes instead of {record.bytes}")
-                elif hashes and sha256(path) != record.sha256:
-                    found.append(f"{name} was altered (its SHA-256 differs)")
-            except OSError as error:
-                found.append(f"{name} cannot be read: {error.strerror}")
+        records = self.files if names is None else {name: self.files[name] for name in names}
+        found = faults(self.path, records, hashes=hashes)
         problems(BundleError, f"the bundle {self.path} is damaged", found, fix="copy it again, or export it again")
 
     @classmethod

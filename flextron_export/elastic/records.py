@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def faults(directory: Path, records: Mapping[str, FileRecord], *, hashes: bool) 
     for name, record in records.items():
         path = directory / name
         try:
-            if not path.is_file():
+            if not os.path.isfile(path):  # unlike Path.is_file, also false for a name that no file can have
                 found.append(f"{name} is missing")
             elif (size := path.stat().st_size) != record.bytes:
                 found.append(f"{name} has {size} bytes instead of {record.bytes}")

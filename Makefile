@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> [2/3] installing PyTorch (a large download; minutes)"
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
 	@echo "==> [3/3] installing flextron-export and its tools (minutes)"
-	@$(PIP) -e '.[cpu,train,tensorrt-rtx,dev]'
+	@$(PIP) -e '.[cpu,train,datasets,eval,serve,tensorrt-rtx,dev]'
 	@touch $@
 	@echo "==> .venv is ready"
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..elastic.architecture import Architecture
+from ..elastic.modules import backbone, blocks, output_weight
 from .environment import training_attention
 
 
@@ -63,23 +64,23 @@ def measure_importance(model: Any, architecture: Architecture, tokens: np.ndarra
 
         return hook
 
-    layers = model.model.layers
-    handles = [layer.self_attn.o_proj.register_forward_pre_hook(attention_hook(i)) for i, layer in enumerate(layers)]
-    handles += [layer.mlp.down_proj.register_forward_pre_hook(neuron_hook(i)) for i, layer in enumerate(layers)]
+    layers = blocks(model)
+    handles = [b.attention_output.register_forward_pre_hook(attention_hook(i)) for i, b in enumerate(layers)]
+    handles += [b.ffn_output.register_forward_pre_hook(neuron_hook(i)) for i, b in enumerate(layers)]
     try:
         with torch.inference_mode(), training_attention(model, tokens.shape[1]):
             for start in range(0, len(tokens), batch):
-                model.model(input_ids=torch.from_numpy(tokens[start : start + batch]).to(device), use_cache=False)
+                backbone(model)(input_ids=torch.from_numpy(tokens[start : start + batch]).to(device), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
 
     groups, neurons = np.empty(moments.shape[:2]), np.empty(squares.shape)
-    for i, layer in enumerate(layers):
+    for i, block in enumerate(layers):
         # mean |W x|^2 = trace(WT W mean(x xT)), so contributions need not be formed token by token.
-        output = (
-            layer.self_attn.o_proj.weight.detach().double().reshape(a.hidden_size, a.num_kv_heads, size).transpose(0, 1)
-        )
+        output = output_weight(block.attention_output).detach().double()
+        output = output.reshape(a.hidden_size, a.num_kv_heads, size).transpose(0, 1)
         groups[i] = ((output.transpose(1, 2) @ output) * moments[i]).sum((1, 2)).cpu().numpy()
-        neurons[i] = (squares[i] * layer.mlp.down_proj.weight.detach().double().square().sum(0)).cpu().numpy()
+        down = output_weight(block.ffn_output).detach().double()
+        neurons[i] = (squares[i] * down.square().sum(0)).cpu().numpy()
     return Importance(np.sqrt(groups.clip(0) / tokens.size), np.sqrt(neurons / tokens.size))

@@ -22,6 +22,8 @@ FORMAT = "flextron-elastic-checkpoint"
 SCHEMA = 1
 MARKER = "elastic.json"
 FLOATS = ("F32", "F16", "BF16", "F64")
+KEYS = ("format", "schema", "candidates", "budgets", "parent", "sorting", "training", "weights")
+"""Keys of `elastic.json` that are fields of an `ElasticCheckpoint`."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -119,6 +121,7 @@ class ElasticCheckpoint:
         sorting: how groups and neurons were ranked.
         training: how it was trained, or empty.
         files: size and SHA-256 of its weights files, by name; empty where nobody recorded them.
+        notes: every other key of `elastic.json`, such as how budgets were found; kept as it is.
     """
 
     path: Path
@@ -129,6 +132,7 @@ class ElasticCheckpoint:
     sorting: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     files: dict[str, FileRecord] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | Path) -> ElasticCheckpoint:
@@ -162,6 +166,7 @@ class ElasticCheckpoint:
             files = {name: FileRecord.from_json(r) for name, r in dict(value.get("weights") or {}).items()}
             if outside := _outside(files):
                 raise ValueError("; ".join(outside))
+            notes = {k: v for k, v in value.items() if k not in KEYS}
         except MALFORMED as error:
             raise CheckpointError(
                 f"{marker} is damaged: {type(error).__name__} {error}.", fix="run elastify again"
@@ -171,7 +176,7 @@ class ElasticCheckpoint:
             check_budgets(budgets, candidates, architecture)
         except FlextronError as error:
             raise CheckpointError(f"{marker}: {error.what}") from error
-        checkpoint = cls(path, architecture, candidates, budgets, **extra, files=files)
+        checkpoint = cls(path, architecture, candidates, budgets, **extra, files=files, notes=notes)
         checkpoint.check_files(hashes=False)
         return checkpoint
 
@@ -214,6 +219,7 @@ class ElasticCheckpoint:
         write_json(
             directory / MARKER,
             {
+                **self.notes,
                 "format": FORMAT,
                 "schema": SCHEMA,
                 "candidates": self.candidates.to_json(),

@@ -14,6 +14,8 @@ from ..errors import CheckpointError, FlextronError, problems
 from ..files import MALFORMED, integers, read_object, recover, write_json
 from .architecture import Architecture, read_config
 from .records import FileRecord, faults
+from .router import FILE as ROUTER_FILE
+from .router import Router, RouterRecord
 from .safetensors import SafetensorsFile, TensorInfo
 from .tensors import TensorSpec, tensor_specs
 from .widths import Budget, Candidates, check_budgets
@@ -178,7 +180,32 @@ class ElasticCheckpoint:
             raise CheckpointError(f"{marker}: {error.what}") from error
         checkpoint = cls(path, architecture, candidates, budgets, **extra, files=files, notes=notes)
         checkpoint.check_files(hashes=False)
+        checkpoint.router()
         return checkpoint
+
+    def router(self) -> Router | None:
+        """The router, its weights mapped; None if the checkpoint has none.
+
+        Raises:
+            CheckpointError: what `elastic.json` says about it is damaged or of a newer version, it chooses among other
+                candidates, or `router.safetensors` does not fit.
+        """
+        if "router" not in self.notes:
+            return None
+        again = f"train it again: flextron-export route {self.path}"
+        try:
+            record = RouterRecord.from_json(self.notes["router"])
+        except MALFORMED as error:
+            raise CheckpointError(
+                f"The router in {self.path / MARKER} is damaged: {type(error).__name__} {error}.", fix=again
+            ) from error
+        if record.candidates != self.candidates:
+            raise CheckpointError(
+                f"The router in {self.path} chooses among other widths than the checkpoint's candidates.", fix=again
+            )
+        if self.files and ROUTER_FILE not in self.files:
+            raise CheckpointError(f"{self.path / ROUTER_FILE} is not among the files that {MARKER} records.", fix=again)
+        return record.open(self.path, self.architecture)
 
     def check_files(self, *, hashes: bool = True) -> None:
         """Raise CheckpointError naming every recorded file that is missing, of another size or altered.

@@ -58,17 +58,17 @@ def test_budgets_change_and_everything_else_stays(checkpoint: ElasticCheckpoint,
 def test_added_files_are_recorded_and_notes_survive_the_next_rewriting(
     checkpoint: ElasticCheckpoint, tmp_path: Path
 ) -> None:
-    def router(directory: Path) -> None:
-        (directory / "router.safetensors").write_bytes(b"router")
+    def table(directory: Path) -> None:
+        (directory / "table.bin").write_bytes(b"table")
 
     first = with_budgets(
-        checkpoint, checkpoint.budgets, tmp_path / "a", add=router, notes={"router": {"kind": "static"}}
+        checkpoint, checkpoint.budgets, tmp_path / "a", add=table, notes={"search": {"kind": "static"}}
     )
     second = with_budgets(first, (narrow(first),), tmp_path / "b")
-    assert second.notes == {"router": {"kind": "static"}}
+    assert second.notes == {"search": {"kind": "static"}}
     second.weights()
-    (second.path / "router.safetensors").write_bytes(b"Router")
-    with pytest.raises(CheckpointError, match=r"router\.safetensors was altered"):
+    (second.path / "table.bin").write_bytes(b"Table")
+    with pytest.raises(CheckpointError, match=r"table\.bin was altered"):
         second.check_files()
 
 

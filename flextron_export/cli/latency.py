@@ -1,0 +1,100 @@
+"""`flextron-export latency`: latency models, fitted to measurements or computed from a data sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import DIRECTORY, json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..elastic.widths import Candidates
+    from ..training.latency_model import LatencyModel
+
+
+@click.group("latency", short_help="Make a latency model: what each width costs in each layer.")
+def latency_command() -> None:
+    """Make a latency model: milliseconds of each layer's attention and FFN at each candidate width.
+
+    Routers and `search` weigh widths by it (docs/latency-model.md). Every subcommand takes --json.
+
+    \b
+    Example:
+      flextron-export latency analytic checkpoint --device jetson-agx-orin --out orin.json
+    """
+
+
+@latency_command.command("analytic", short_help="From a device's data sheet.")
+@click.argument("checkpoint", type=DIRECTORY, required=False)
+@click.option("--device", required=True, help="A described device, such as jetson-agx-orin, or a .toml file.")
+@click.option("--shape", help="Stand for a model of this shape: 1b, 7b or 8b (Llama).")
+@click.option(
+    "--phase",
+    type=click.Choice(("decode", "prefill")),
+    default="decode",
+    show_default=True,
+    help="Per token, or a whole prompt.",
+)
+@click.option("--tokens", type=int, default=1024, show_default=True, help="Context or prompt length.")
+@click.option("--dtype", default="fp16", show_default=True, help="Precision of the weights, such as fp16 or int4.")
+@click.option("--out", type=DIRECTORY, help="JSON file to write.")
+@json_option
+def analytic_command(
+    checkpoint: Path | None, device: str, shape: str | None, out: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Compute a latency model of CHECKPOINT from the bytes and operations of every matrix and a device's data sheet.
+
+    It is a lower bound; what it tells is how widths and layers compare. With --shape, each layer of CHECKPOINT stands
+    for layers of a large model at the same fractions of their widths; without CHECKPOINT, it is the shape's own table.
+
+    \b
+    Example:
+      flextron-export latency analytic checkpoint --device jetson-orin-nano --dtype int4 --out orin.json
+    """
+    from ..elastic.checkpoint import ElasticCheckpoint
+    from ..elastic.widths import Candidates
+    from ..targets.device_description import device_description
+    from ..training.analytic_latency import analytic_latency, analytic_latency_of_shape, shape_architecture
+
+    if checkpoint is None and shape is None:
+        raise click.UsageError("pass CHECKPOINT, or --shape, or both")
+    described = device_description(device)
+    if checkpoint is None:
+        architecture = shape_architecture(str(shape))
+        model = analytic_latency(architecture, Candidates.default(architecture), described, **options)
+    else:
+        opened = ElasticCheckpoint.open(checkpoint)
+        if shape is None:
+            model = analytic_latency(opened.architecture, opened.candidates, described, **options)
+        else:
+            layers = opened.architecture.num_layers
+            model = analytic_latency_of_shape(shape, opened.candidates, layers, described, **options)
+    _give(model, model.candidates or Candidates((), ()), out, as_json)
+
+
+def _give(model: LatencyModel, candidates: Candidates, out: Path | None, as_json: bool) -> None:
+    if out is not None:
+        model.save(out)
+    if as_json:
+        print_json(model.to_json())
+        return
+    what = "per token at context" if model.phase == "decode" else "for a prompt of"
+    rows = [
+        [kind, width, f"{ms:.4f}", f"{100 * width / widths[-1]:.0f} %", f"{100 * ms / entries[-1]:.0f} %"]
+        for kind, widths, entries in (
+            ("attention, KV groups", candidates.groups, model.groups),
+            ("FFN, neurons", candidates.neurons, model.neurons),
+        )
+        for width, ms in zip(widths, entries, strict=True)
+    ]
+    title = f"ms of one layer, {what} {model.tokens}"
+    print_table(title, ["part", "width", "ms", "of full width", "of full ms"], rows)
+    layers = model.layers or 1
+    click.echo(
+        f"intercept {model.intercept:.4f} ms; {layers} layers: full {model.full(layers):.3f} ms, "
+        f"fastest {model.fastest(layers):.3f} ms"
+    )
+    if out is not None:
+        click.echo(f"written to {out}")

@@ -1,0 +1,31 @@
+"""`flextron-export latency`: tables on the terminal, files, exit codes."""
+
+from __future__ import annotations
+
+import json
+
+from flextron_export.training.latency_model import LatencyModel
+
+
+def test_an_analytic_model_of_a_checkpoint_is_shown_and_written(call, pristine, tmp_path):
+    checkpoint = pristine.parent / "checkpoint"
+    out = tmp_path / "orin.json"
+    done = call("latency", "analytic", checkpoint, "--device", "jetson-agx-orin", "--tokens", 256, "--out", out)
+    assert done.exit_code == 0
+    assert "attention, KV groups" in done.output and f"written to {out}" in done.output
+    assert LatencyModel.load(out).source["device"] == "jetson-agx-orin"
+    done = call("latency", "analytic", checkpoint, "--device", "jetson-agx-orin", "--tokens", 256, "--json")
+    assert json.loads(done.stdout) == json.loads(out.read_text())
+
+
+def test_a_shape_needs_no_checkpoint_and_one_of_them_is_needed(call, pristine):
+    done = call("latency", "analytic", "--shape", "7b", "--device", "h100", "--json")
+    assert json.loads(done.stdout)["candidates"]["groups"] == [8, 16, 24, 32]
+    done = call("latency", "analytic", pristine.parent / "checkpoint", "--shape", "7b", "--device", "h100", "--json")
+    assert json.loads(done.stdout)["layers"] == 2 and json.loads(done.stdout)["source"]["shape_layers"] == 32
+    assert call("latency", "analytic", "--device", "h100").exit_code == 2
+
+
+def test_an_unknown_device_ends_with_the_exit_code_of_bad_input(call):
+    done = call("latency", "analytic", "--shape", "7b", "--device", "abacus")
+    assert done.exit_code == 3 and "jetson-orin-nano" in done.output

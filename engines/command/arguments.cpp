@@ -86,6 +86,8 @@ Arguments parseArguments(std::vector<std::string> const& words)
         {"--temperature", into(found.generation.temperature, "--temperature")},
         {"--top-k", into(found.generation.topK, "--top-k")},
         {"--top-p", into(found.generation.topP, "--top-p")},
+        {"--min-p", into(found.generation.minP, "--min-p")},
+        {"--repetition-penalty", into(found.generation.repetitionPenalty, "--repetition-penalty")},
         {"--seed", into(found.generation.seed, "--seed")},
     };
     std::map<std::string, std::function<void()>> const flags{
@@ -146,6 +148,8 @@ standard output; which budget was picked and why, and the timings, go to standar
   --temperature X        0 takes the likeliest token each time (0)
   --top-k K              choose among the k likeliest tokens; 0 for all (0)
   --top-p P              choose among the likeliest tokens of this total probability (1)
+  --min-p P              choose among tokens at least P times as likely as the likeliest (0)
+  --repetition-penalty X above 1, tokens that have occurred become less likely (1)
   --seed N               the same seed, prompt and settings give the same tokens (0)
   --ignore-eos           go on after the model's end-of-text token
   --layout NAME          panels, shared or per-budget (panels)

@@ -163,6 +163,7 @@ void flextronDefaultGeneration(FlextronGeneration* generation)
         generation->structSize = sizeof(FlextronGeneration);
         generation->maxNewTokens = kTokens;
         generation->topP = 1;
+        generation->repetitionPenalty = 1;
     }
 }
 
@@ -241,7 +242,7 @@ FlextronStatus flextronGenerate(FlextronRunner* runner, int64_t const* prompt, s
             require(prompt != nullptr || promptSize == 0, "The prompt");
             auto const given = completed(generation, flextronDefaultGeneration);
             flextron::GenerationOptions const options{
-                given.maxNewTokens, {given.temperature, given.topK, given.topP}, given.seed, given.ignoreEos != 0};
+                given.maxNewTokens, {given.temperature, given.topK, given.topP, given.minP, given.repetitionPenalty}, given.seed, given.ignoreEos != 0};
             auto const receive
                 = [&](std::int64_t token) { return callback == nullptr || callback(token, user) == 0; };
             auto const taken = runner->runner.generate({prompt, promptSize}, options, receive);

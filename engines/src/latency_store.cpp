@@ -6,6 +6,7 @@
 #include "sha256.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <set>
 
 namespace flextron
@@ -36,6 +37,23 @@ Json plans(std::filesystem::path const& record)
     }
     std::sort(hashes.begin(), hashes.end());
     return hashes;
+}
+
+//! Where the table of a bundle that cannot be written lies.
+std::filesystem::path cacheFile(std::string const& content, std::string const& name)
+{
+    constexpr std::size_t kPrefix = 16;
+    auto const variable = [](char const* key)
+    {
+        auto const* const value = std::getenv(key); // NOLINT(concurrency-mt-unsafe): nothing here sets variables
+        return std::filesystem::path(value == nullptr ? "" : value);
+    };
+    auto base = variable("XDG_CACHE_HOME");
+    if (!base.is_absolute())
+    {
+        base = variable("HOME") / ".cache";
+    }
+    return base / "flextron-export" / "latency" / (content.substr(0, kPrefix) + "." + name);
 }
 
 std::string describe(Setup const& setup)
@@ -73,15 +91,26 @@ LatencyTable loadTable(Bundle const& bundle, Setup const& setup, std::string con
 {
     auto const name = device + "." + setup.target + "." + setup.layout + "." + setup.dtype + ".json";
     auto const fix = "flextron-export calibrate " + bundle.path().string();
-    try
+    auto const content = contentHash(bundle, setup);
+    auto const read = [&content](std::filesystem::path const& file)
     {
-        auto const file = bundle.path() / "latency" / name;
         auto table = LatencyTable::fromJson(readObject(file));
-        if (table.bundle != contentHash(bundle, setup))
+        if (table.bundle != content)
         {
             throw JsonError("it was measured with other weights, graphs or budgets");
         }
         return table;
+    };
+    try
+    {
+        return read(cacheFile(content, name));
+    }
+    catch (JsonError const&) // usually there is none: the bundle could be written
+    {
+    }
+    try
+    {
+        return read(bundle.path() / "latency" / name);
     }
     catch (JsonError const& error)
     {

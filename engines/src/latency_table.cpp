@@ -92,7 +92,7 @@ std::int64_t LatencyTable::longestContext() const noexcept
 
 LatencyTable LatencyTable::fromJson(Json const& value)
 {
-    constexpr std::int64_t kVersion = 1;
+    constexpr std::int64_t kVersion = 2;
     if (readString(member(value, "format"), "format") != "flextron-latency"
         || readInteger(member(value, "version"), "version") != kVersion)
     {

@@ -107,10 +107,24 @@ Timings Runner::generate(std::span<std::int64_t const> prompt, GenerationOptions
     Timings timings;
     timings.promptTokens = static_cast<std::int64_t>(prompt.size());
     Random random(options.seed);
+    std::set<std::int64_t> seen;
+    if (options.sampling.repetitionPenalty != 1)
+    {
+        seen.insert(prompt.begin(), prompt.end());
+    }
+    auto const choose = [&](std::span<float const> logits)
+    {
+        auto const token = options.sampling.choose(logits, random, seen);
+        if (options.sampling.repetitionPenalty != 1)
+        {
+            seen.insert(token);
+        }
+        return token;
+    };
     Stopwatch const untilFirst;
     Sequence sequence(*mSession, mBundle.budget(mSelection.budget), mBundle.manifest().architecture.maxPositions,
         mOptions.chunk);
-    auto token = options.sampling.choose(sequence.append(prompt), random);
+    auto token = choose(sequence.append(prompt));
     timings.firstTokenMs = untilFirst.milliseconds();
     while (true)
     {
@@ -130,7 +144,7 @@ Timings Runner::generate(std::span<std::int64_t const> prompt, GenerationOptions
             return timings;
         }
         Stopwatch const step;
-        token = options.sampling.choose(sequence.append({&token, 1}), random);
+        token = choose(sequence.append({&token, 1}));
         timings.tokenMs.push_back(step.milliseconds());
     }
 }

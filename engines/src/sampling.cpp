@@ -4,7 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <functional>
+#include <limits>
 #include <vector>
 
 namespace flextron
@@ -16,30 +17,50 @@ namespace
 struct Choice
 {
     std::int64_t token{};
-    double odds{};
+    double odds{}; //!< compared with the likeliest
 };
 
-//! The tokens that may be chosen, likeliest first; of equal ones the smaller first.
-std::vector<Choice> choices(std::span<float const> logits, std::int64_t topK)
+//! The k likeliest, those as likely as the k-th too; in the order of the vocabulary.
+std::vector<Choice> likeliest(std::span<float const> logits, std::int64_t topK)
 {
-    std::vector<std::int64_t> tokens(logits.size());
-    std::iota(tokens.begin(), tokens.end(), 0);
-    auto const likelier = [logits](std::int64_t a, std::int64_t b)
+    auto least = -std::numeric_limits<float>::infinity();
+    if (topK > 0 && static_cast<std::uint64_t>(topK) < logits.size())
     {
-        auto const x = logits[static_cast<std::size_t>(a)];
-        auto const y = logits[static_cast<std::size_t>(b)];
-        return x > y || (x == y && a < b);
-    };
-    if (topK > 0 && static_cast<std::uint64_t>(topK) < tokens.size())
-    {
-        std::nth_element(tokens.begin(), tokens.begin() + topK, tokens.end(), likelier);
-        tokens.resize(static_cast<std::size_t>(topK));
+        std::vector<float> values(logits.begin(), logits.end());
+        auto const last = values.begin() + (topK - 1);
+        std::nth_element(values.begin(), last, values.end(), std::greater{});
+        least = *last;
     }
-    std::sort(tokens.begin(), tokens.end(), likelier);
-    std::vector<Choice> found(tokens.size());
-    std::transform(tokens.begin(), tokens.end(), found.begin(), [logits](std::int64_t token)
-        { return Choice{token, static_cast<double>(logits[static_cast<std::size_t>(token)])}; });
+    std::vector<Choice> found;
+    for (std::size_t token = 0; token < logits.size(); ++token)
+    {
+        if (logits[token] >= least)
+        {
+            found.push_back({static_cast<std::int64_t>(token), static_cast<double>(logits[token])});
+        }
+    }
     return found;
+}
+
+//! Leaves the fewest largest odds whose share is at least topP, of equal ones the first, in the order of the vocabulary.
+void keepNucleus(std::vector<Choice>& choices, double topP)
+{
+    double total = 0;
+    for (auto const& choice : choices)
+    {
+        total += choice.odds;
+    }
+    // Those removed here are together at most what top-p may leave out; the few others are all that is sorted.
+    auto const floor = (1 - topP) * total / static_cast<double>(choices.size());
+    std::erase_if(choices, [floor](Choice const& choice) { return !(choice.odds > floor); });
+    std::sort(choices.begin(), choices.end(),
+        [](Choice const& a, Choice const& b) { return a.odds > b.odds || (a.odds == b.odds && a.token < b.token); });
+    double sum = 0;
+    auto const reaches = [&sum, wanted = topP * total](Choice const& choice) { return (sum += choice.odds) >= wanted; };
+    auto const last = std::find_if(choices.begin(), choices.end(), reaches);
+    choices.erase(last == choices.end() ? last : last + 1, choices.end());
+    std::sort(
+        choices.begin(), choices.end(), [](Choice const& a, Choice const& b) { return a.token < b.token; });
 }
 
 } // namespace
@@ -59,12 +80,34 @@ void Sampling::validate() const
     {
         found.push_back("top-p " + std::to_string(topP) + " is not in (0, 1]");
     }
+    if (!(minP >= 0 && minP <= 1))
+    {
+        found.push_back("min-p " + std::to_string(minP) + " is not in [0, 1]");
+    }
+    if (!(repetitionPenalty > 0) || std::isinf(repetitionPenalty))
+    {
+        found.push_back("repetition penalty " + std::to_string(repetitionPenalty) + " is not above 0");
+    }
     throwIfAny(FLEXTRON_INPUT_ERROR, "these sampling settings cannot be used", found);
 }
 
-std::int64_t Sampling::choose(std::span<float const> logits, Random& random) const
+std::int64_t Sampling::choose(
+    std::span<float const> logits, Random& random, std::set<std::int64_t> const& seen) const
 {
-    if (std::any_of(logits.begin(), logits.end(), [](float value) { return std::isnan(value); }))
+    std::vector<float> penalised;
+    if (repetitionPenalty != 1 && !seen.empty())
+    {
+        penalised.assign(logits.begin(), logits.end());
+        auto const penalty = static_cast<float>(repetitionPenalty);
+        for (auto const token : seen)
+        {
+            auto& logit = penalised[static_cast<std::size_t>(token)];
+            logit = logit < 0 ? logit * penalty : logit / penalty;
+        }
+        logits = penalised;
+    }
+    auto const best = std::max_element(logits.begin(), logits.end());
+    if (!std::isfinite(*best) || std::any_of(logits.begin(), logits.end(), [](float value) { return std::isnan(value); }))
     {
         // Sorting has no answer for them, and the likeliest of them means nothing.
         throw Error(FLEXTRON_TARGET_ERROR, "The model computed logits that are not numbers.",
@@ -73,33 +116,31 @@ std::int64_t Sampling::choose(std::span<float const> logits, Random& random) con
     }
     if (temperature == 0 || topK == 1)
     {
-        return std::max_element(logits.begin(), logits.end()) - logits.begin();
+        return best - logits.begin();
     }
-    auto candidates = choices(logits, topK);
-    auto const largest = candidates.front().odds;
-    double sum = 0;
-    for (auto& candidate : candidates)
+    auto choices = likeliest(logits, topK);
+    for (auto& choice : choices)
     {
-        candidate.odds = std::exp((candidate.odds - largest) / temperature);
-        sum += candidate.odds;
+        choice.odds = std::exp((choice.odds - static_cast<double>(*best)) / temperature);
     }
+    if (topP < 1)
+    {
+        keepNucleus(choices, topP);
+    }
+    if (minP > 0)
+    {
+        std::erase_if(choices, [least = minP](Choice const& choice) { return choice.odds < least; });
+    }
+    // Drawn in the order of the vocabulary: what the filters keep is a set.
     double total = 0;
-    std::size_t count = 0;
-    // With top-p, the tokens up to the one that reaches it.
-    while (count < candidates.size())
+    for (auto& choice : choices)
     {
-        auto& candidate = candidates[count++];
-        total += candidate.odds / sum;
-        candidate.odds = total; // from here on cumulative
-        if (topP < 1 && total >= topP)
-        {
-            break;
-        }
+        total += choice.odds;
+        choice.odds = total; // from here on cumulative
     }
-    candidates.resize(count);
     auto const drawn = random.uniform() * total;
     auto const picked = std::find_if(
-        candidates.begin(), candidates.end() - 1, [drawn](Choice const& candidate) { return candidate.odds > drawn; });
+        choices.begin(), choices.end() - 1, [drawn](Choice const& choice) { return choice.odds > drawn; });
     return picked->token;
 }
 

@@ -46,6 +46,9 @@ def calibrate_command(
 ) -> None:
     """Measure every budget of BUNDLE on this device and keep the table in the bundle.
 
+    A step includes the choice of its token with temperature 1 and top-p 0.95. The table of a bundle that cannot be
+    written is kept in the user's cache directory.
+
     If that would take more than about a minute, each is measured less often, at least 6 times.
 
     \b
@@ -93,4 +96,6 @@ def calibrate_command(
     decode, first_token = (
         min(t.samples for cost in costs.values() for t in getattr(cost, kind)) for kind in ("decode", "first_token")
     )
+    if table.caution:
+        click.echo(table.caution, err=True)
     click.echo(f"at least {decode} decode steps per context length, {first_token} first tokens per prompt length")

@@ -66,7 +66,7 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
         except FlextronError:  # a layout that this bundle no longer has
             fits = False
         about = {"device": table.device["id"], "target": table.target, "layout": table.layout, "dtype": table.dtype}
-        tables.append({**about, "date": table.conditions.get("date"), "fits": fits})
+        tables.append({**about, "date": table.conditions.get("date"), "fits": fits, "caution": table.caution})
     return {
         "layouts": {dtype: list(names) for dtype, names in bundle.layouts.items()},
         "files": {name: record.bytes for name, record in sorted(bundle.files.items())},
@@ -106,6 +106,8 @@ def _show(found: dict[str, Any], a: Architecture, budgets: tuple[Budget, ...]) -
         note = "" if table["fits"] else "  (of another content: it is not used)"
         about = f"{table['target']}, {table['layout']}, {table['dtype']}, {table['date']}"
         click.echo(f"latency table {table['device']}: {about}{note}")
+        if table["fits"] and table["caution"]:
+            click.echo(f"  {table['caution']}")
 
 
 def _span(widths: list[int]) -> str:

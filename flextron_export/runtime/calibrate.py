@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ..targets import DEFAULT_TARGET
 from ..targets.session import Session
 from ..version import __version__
 from .opening import Opening, open_bundle
+from .sampling import Sampling
 from .sequence import LiveSequence
 from .table import BudgetCost, LatencyTable, Timing, content_hash
 
@@ -32,6 +34,9 @@ LEAST_REPEATS = 6
 BURST = 4
 """Decode steps per turn of a budget. The first is not counted: it fetches the weights that the last budget's turn drove
 out of the processor's caches, which does not happen in a running generation."""
+
+SAMPLING = Sampling(temperature=1.0, top_p=0.95)
+"""How the token of a measured step is chosen: what most users ask for, and no cheaper than a greedy choice."""
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +74,8 @@ def calibrate(
         track: shows progress.
 
     Returns:
-        The table. It is also written to `BUNDLE/latency/`, unless the bundle is read-only, which is logged.
+        The table. It is also written to `BUNDLE/latency/`, or to the user's cache directory if the bundle is read-only,
+        which is logged.
 
     Raises:
         InputError: an argument cannot be used.
@@ -117,12 +123,14 @@ def measure(
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "flextron_export": __version__,
         "repeats": repeats,
+        "sampling": asdict(SAMPLING),
         "load_average": [round(v, 2) for v in load],
     }
     device = opening.device()
     table = LatencyTable(device, opening.target, opening.layout, opening.dtype, content, costs, conditions)
     try:
-        table.save(bundle)
+        if (path := table.save(bundle)) != table.path(bundle):
+            log.warning("%s cannot be written; the latency table is kept as %s.", bundle.path, path)
     except (InputError, OSError) as error:
         what = error.what if isinstance(error, InputError) else str(error)
         log.warning("The latency table is kept in memory only: %s", what)
@@ -134,6 +142,7 @@ class _Run:
 
     def __init__(self, opening: Opening, session: Session, most: int, seconds: float) -> None:
         self.budgets, self.session, self.most, self.seconds = opening.bundle.budgets, session, most, seconds
+        self.random = np.random.default_rng(0)
         self.tokens = np.random.default_rng(0).integers(0, opening.bundle.architecture.vocab_size, most)
         self.sequences: dict[str, LiveSequence] = {}
         self.private: list[int] = []
@@ -146,7 +155,7 @@ class _Run:
             self.private.append(common + session.memory() - before)
 
     def decode(self, context: int, repeats: int) -> list[Timing]:
-        """Per budget, decode steps after which the cache holds `context` tokens."""
+        """Per budget, decode steps after which the cache holds `context` tokens, each with the choice of a token."""
         for sequence in self.sequences.values():
             if context - 1 > sequence.length:
                 # Really filled: untouched memory would be read faster than a cache in use.
@@ -158,18 +167,19 @@ class _Run:
             for _ in range(BURST):
                 sequence.length = context - 1  # the same step again
                 start = time.perf_counter()
-                sequence.decode(int(self.tokens[context - 1]))
+                SAMPLING.choose(sequence.decode(int(self.tokens[context - 1])), self.random)
                 found.append((time.perf_counter() - start) * 1e3)
             return found[1:]
 
         return self._rounds(context, -(-repeats // (BURST - 1)), burst)
 
     def first_token(self, prompt: int, repeats: int) -> list[Timing]:
-        """Per budget, from nothing to the logits after a prompt."""
+        """Per budget, from nothing to the token chosen after a prompt."""
 
         def once(budget: Budget) -> list[float]:
             start = time.perf_counter()
-            LiveSequence(self.session, budget, self.most).prefill(self.tokens[:prompt])
+            sequence = LiveSequence(self.session, budget, self.most)
+            SAMPLING.choose(sequence.prefill(self.tokens[:prompt]), self.random)
             return [(time.perf_counter() - start) * 1e3]
 
         return self._rounds(prompt, repeats, once)

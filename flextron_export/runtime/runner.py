@@ -202,6 +202,10 @@ class Runner:
         self.table = self._find_table(context, calibration, track)
         return select(budgets, self.table, self.latency_target, context=context, best_effort=best_effort)
 
+    @property
+    def _calibrate_command(self) -> str:
+        return f"flextron-export calibrate {self.bundle.path} {self._opening.options}"
+
     def _find_table(self, context: int | None, calibration: str | LatencyTable, track: Track) -> LatencyTable:
         if isinstance(calibration, LatencyTable):
             return calibration
@@ -210,11 +214,13 @@ class Runner:
             device = opening.device()["id"]
             table = LatencyTable.load(self.bundle, device, opening.target, opening.layout, opening.dtype)
             if table is not None:
+                if table.caution:
+                    log.warning("%s Measure again: %s", table.caution, self._calibrate_command)
                 return table
             how = f"{opening.target}, {opening.layout}, {opening.dtype}"
             what = f"{self.bundle.path} has no measurements of {how} on this device."
             if calibration == "never":
-                raise InputError(what, fix=f"flextron-export calibrate {self.bundle.path} {opening.options}")
+                raise InputError(what, fix=self._calibrate_command)
             log.warning("%s Measuring now; this takes some seconds, once.", what)
         contexts, prompts = [*CONTEXTS], [*PROMPT_LENGTHS]
         if context is not None and context > max(contexts):

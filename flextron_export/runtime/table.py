@@ -1,13 +1,16 @@
 """The latency table: what every budget was measured to cost on one device. Plain data, no measuring here.
 
-It lies in the bundle as `latency/<device>.<target>.<layout>.<dtype>.json`; docs/latency-table.md has the schema.
+It lies in the bundle as `latency/<device>.<target>.<layout>.<dtype>.json`, or in the user's cache directory if that
+cannot be written; docs/latency-table.md has the schema.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +25,7 @@ from ..files import MALFORMED, integers, read_object, write_json
 from .capacity import capacity_for
 
 FORMAT = "flextron-latency"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ class LatencyTable:
         device: fingerprint, see runtime/device.py; `id` is part of the file name.
         bundle: hash of what was measured (`content_hash`); a table of other weights, graphs or budgets is not used.
         budgets: name -> cost.
-        conditions: date, library versions, repeats, load average before and after: for people who read the numbers.
+        conditions: date, library versions, repeats, how a token was chosen, load average before and after: for people
+            who read the numbers.
     """
 
     device: dict[str, Any]
@@ -148,14 +152,42 @@ class LatencyTable:
         """The largest context length measured for every budget."""
         return min((cost.decode[-1].tokens for cost in self.budgets.values() if cost.decode), default=0)
 
+    @property
+    def caution(self) -> str | None:
+        """What somebody who relies on the numbers should know: the machine had no cores free for the measuring."""
+        try:
+            before, after = (float(v) for v in self.conditions["load_average"])
+            cores, threads = int(self.device["cores"]), int(self.device["threads"])
+        except MALFORMED:
+            return None
+        load = max(before, after - threads)  # the measuring itself is part of the load after it
+        if load < cores - threads + 0.5:
+            return None
+        when = self.conditions.get("date")
+        return (
+            f"This device was measured while it was busy ({when}, load {load:.1f} on {cores} cores): times may be high."
+        )
+
     def path(self, bundle: Bundle) -> Path:
         """Where the table lies in a bundle."""
         return table_path(bundle, self.device["id"], self.target, self.layout, self.dtype)
 
     def save(self, bundle: Bundle) -> Path:
-        """Write the table so that readers see the old one or the new one; InputError if that is impossible."""
-        path = self.path(bundle)
-        write_json(path, self.to_json())
+        """Write the table into the bundle, or into the user's cache if the bundle cannot be written.
+
+        Readers see the old table or the new one.
+
+        Raises:
+            InputError, OSError: neither can be written.
+        """
+        path, cached = self.path(bundle), cache_path(self.path(bundle), self.bundle)
+        try:
+            write_json(path, self.to_json())
+        except (InputError, OSError):
+            write_json(cached, self.to_json())
+            return cached
+        with suppress(OSError):
+            cached.unlink(missing_ok=True)  # it would be read first
         return path
 
     def to_json(self) -> dict[str, Any]:
@@ -185,13 +217,24 @@ class LatencyTable:
     @classmethod
     def load(cls, bundle: Bundle, device: str, target: str, layout: str, dtype: str) -> LatencyTable | None:
         """The table of a device for what the bundle holds now; None if there is none or it is damaged."""
-        table = cls.read(table_path(bundle, device, target, layout, dtype))
-        return table if table is not None and table.bundle == content_hash(bundle, target, layout, dtype) else None
+        path, content = table_path(bundle, device, target, layout, dtype), content_hash(bundle, target, layout, dtype)
+        tables = (cls.read(path) for path in (cache_path(path, content), path))
+        return next((table for table in tables if table is not None and table.bundle == content), None)
 
 
 def table_path(bundle: Bundle, device: str, target: str, layout: str, dtype: str) -> Path:
     """Path of a table in a bundle."""
     return bundle.path / "latency" / f"{device}.{target}.{layout}.{dtype}.json"
+
+
+def cache_path(path: Path, content: str) -> Path:
+    """Where the table that belongs at `path` lies while the bundle cannot be written; `content` is its `bundle`.
+
+    Below `$XDG_CACHE_HOME` (`~/.cache` by default), as the XDG Base Directory Specification has it.
+    """
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(home) if os.path.isabs(home) else Path(os.path.expanduser("~")) / ".cache"
+    return base / "flextron-export" / "latency" / f"{content[:16]}.{path.name}"
 
 
 def all_tables(bundle: Bundle) -> list[LatencyTable]:

@@ -1,4 +1,5 @@
 #include "error.h"
+#include "json.h"
 #include "random.h"
 #include "sampling.h"
 
@@ -71,4 +72,27 @@ TEST_CASE("settings that make no sense are all named")
     Sampling const sampling{std::numeric_limits<double>::quiet_NaN(), -1, 0};
     CHECK_THROWS_WITH_AS(sampling.validate(), doctest::Contains("top-k -1 is negative; top-p"), Error);
     CHECK_NOTHROW(Sampling{}.validate());
+}
+
+TEST_CASE("sampling vectors: the tokens that Python chooses")
+{
+    auto const vectors = readObject(FLEXTRON_SAMPLING_VECTORS);
+    REQUIRE(vectors["cases"].size() > 10);
+    for (auto const& example : vectors["cases"])
+    {
+        CAPTURE(example.dump());
+        auto const logits = vectors["logits"][example["logits"].get<std::string>()].get<std::vector<float>>();
+        auto const settings = example["settings"];
+        Sampling const sampling{settings["temperature"], settings["top_k"], settings["top_p"], settings["min_p"],
+            settings["repetition_penalty"]};
+        auto seen = example["prompt"].get<std::set<std::int64_t>>();
+        Random random(example["seed"].get<std::uint64_t>());
+        std::vector<std::int64_t> tokens;
+        for (std::size_t i = 0; i < example["tokens"].size(); ++i)
+        {
+            tokens.push_back(sampling.choose(logits, random, seen));
+            seen.insert(tokens.back());
+        }
+        CHECK(tokens == example["tokens"].get<std::vector<std::int64_t>>());
+    }
 }

@@ -109,6 +109,15 @@ def test_it_selects_as_python_by_the_table_that_python_measured(command, bundle)
     assert generated(command, bundle, "--latency-target", "1us", "--best-effort")["selection"]["met"] is False
 
 
+def test_it_reads_the_table_of_a_bundle_that_cannot_be_written(command, bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (bundle / "latency").write_text("not a directory")
+    calibrate(bundle, threads=1, contexts=[8], prompt_lengths=[8], repeats=3)
+    environment = {**ENVIRONMENT, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    found = generated(command, bundle, "--latency-target", "10s", environment=environment)
+    assert found["selection"]["met"] is True
+
+
 def test_without_measurements_it_says_how_to_get_them(command, pristine):
     refused(run(command, pristine, "--latency-target", "20ms"), 3, "calibrate")
 

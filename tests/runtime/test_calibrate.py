@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -11,6 +11,7 @@ from flextron_export import Runner, calibrate
 from flextron_export.bundle.manifest import Bundle
 from flextron_export.errors import InputError
 from flextron_export.runtime.device import fingerprint
+from flextron_export.runtime.sampling import Sampling
 from flextron_export.runtime.table import LatencyTable, all_tables, content_hash, interpolate
 
 QUICK = {"threads": 1, "contexts": (8, 100), "prompt_lengths": (4, 30), "repeats": 6}
@@ -147,8 +148,53 @@ def test_a_value_of_another_type_or_a_length_that_occurs_twice_makes_a_damaged_t
     assert load(bundle) is None and all_tables(bundle) == []
 
 
-def test_a_bundle_that_cannot_be_written_keeps_the_table_in_memory(bundle, caplog):
+def test_a_token_is_chosen_in_every_measured_step_and_the_table_says_how(bundle, monkeypatch):
+    chosen = []
+    choose = Sampling.choose
+    monkeypatch.setattr(Sampling, "choose", lambda self, *more: chosen.append(self) or choose(self, *more))
+    table = calibrate(bundle, **QUICK)
+    steps = sum(t.samples for cost in table.budgets.values() for t in (*cost.decode, *cost.first_token))
+    assert len(chosen) > steps and all(asdict(sampling) == table.conditions["sampling"] for sampling in chosen)
+    assert chosen[0].temperature > 0 and chosen[0].top_p < 1
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "busy"),
+    [
+        ([0.1, 1.1], 1, False),
+        ([1.6, 1.0], 1, True),
+        ([0.3, 2.9], 1, True),
+        ([0.2, 2.2], 2, False),
+        ([0.7, 2.2], 2, True),
+    ],
+)
+def test_a_table_measured_on_a_busy_machine_says_so_when_it_is_used(bundle, caplog, load, threads, busy):
+    table = calibrate(bundle, **QUICK)
+    device = {**table.device, "cores": 2, "threads": threads}
+    table = replace(table, device=device, conditions={**table.conditions, "load_average": load})
+    assert bool(table.caution) == busy
+    table.save(bundle)
+    caplog.clear()
+    Runner(bundle, "10s", threads=1, calibration="never").close()
+    assert ("busy" in caplog.text and "flextron-export calibrate" in caplog.text) == busy
+
+
+def test_the_table_of_a_bundle_that_cannot_be_written_lies_in_the_users_cache(bundle, caplog, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (bundle.path / "latency").write_text("not a directory")
+    table = calibrate(bundle.path, **QUICK)
+    (kept,) = (tmp_path / "cache" / "flextron-export" / "latency").iterdir()
+    assert str(kept) in caplog.text and load(bundle) == table
+    Runner(bundle, "10s", threads=1, calibration="never").close()
+    # A newer one in the bundle counts as soon as it can be written.
+    (bundle.path / "latency").unlink()
+    newer = calibrate(bundle.path, **QUICK)
+    assert not kept.exists() and load(bundle) == newer
+
+
+def test_where_nothing_can_be_written_the_table_is_kept_in_memory(bundle, caplog, monkeypatch):
+    (bundle.path / "latency").write_text("not a directory")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(bundle.path / "latency"))
     table = calibrate(bundle, **QUICK)
     assert table.budgets["full"].decode
     assert "in memory only" in caplog.text

@@ -65,6 +65,8 @@ typedef struct FlextronGeneration
     double topP;        /*!< choose among the likeliest that together have this probability */
     uint64_t seed;      /*!< the same seed, prompt and settings give the same tokens, in Python too */
     int32_t ignoreEos;  /*!< nonzero: go on after an end-of-text token */
+    double minP;        /*!< choose among tokens at least this many times as likely as the likeliest */
+    double repetitionPenalty; /*!< above 1, tokens that have occurred become less likely */
 } FlextronGeneration;
 
 /*! Times of a generation in milliseconds. What the callback takes is not counted. */

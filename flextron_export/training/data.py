@@ -97,11 +97,12 @@ def spread(tokens: np.ndarray, sequences: int) -> np.ndarray:
     return tokens[np.linspace(0, len(tokens) - 1, sequences).round().astype(int)]
 
 
-def batches(tokens: np.ndarray, batch: int, length: int, seed: int) -> Iterator[np.ndarray]:
+def batches(tokens: np.ndarray, batch: int, length: int, seed: int | np.random.Generator) -> Iterator[np.ndarray]:
     """Yield random windows forever, the same for the same seed.
 
     Args:
-        tokens: int64 of any shape, read as one text.
+        tokens: integers of any shape, read as one text; may be memory-mapped.
+        seed: or a generator, which then holds the position: one draw per batch.
 
     Yields:
         int64 [batch, length + 1]: inputs, and the same tokens one place further as targets.
@@ -115,4 +116,4 @@ def batches(tokens: np.ndarray, batch: int, length: int, seed: int) -> Iterator[
     random = np.random.default_rng(seed)
     offsets = np.arange(length + 1)
     while True:
-        yield text[random.integers(0, len(text) - length, batch)[:, None] + offsets]
+        yield text[random.integers(0, len(text) - length, batch)[:, None] + offsets].astype(np.int64, copy=False)

@@ -1,121 +1,49 @@
-"""Training: one loop for a plain model and for an elastic one.
+"""Training: one loop for a plain model and for an elastic one, in one process or in many.
 
 An elastic step trains several sub-networks on one batch and adds up their gradients (elastic continued training, arXiv
-2406.10260): always the full model and the smallest, which fixes both ends, and one drawn at random in every layer.
+2406.10260); `sampling` draws them. Devices and processes are Hugging Face accelerate's business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..elastic.architecture import Architecture
 from ..elastic.model import narrowed
-from ..elastic.widths import Budget, Candidates, LayerWidth, full_budget
-from ..errors import FlextronError, InputError, problems
+from ..elastic.widths import Budget
+from ..errors import FlextronError, InputError
 from .data import batches
+from .distribution import (
+    check_accelerator,
+    configured_precision,
+    device_of,
+    make_accelerator,
+    mean_over_processes,
+    sharded,
+    share,
+)
 from .environment import autocast, thread_count, training_attention
-from .optimizer import OPTIMIZERS, Optimizer, cosine
+from .metrics import tensorboard
+from .optimizer import Optimizer, cosine
 from .progress import training_progress
+from .sampling import Sampler, full_only, full_smallest_random
+from .settings import LOSSES, TrainingSettings
+from .state import Position, States
 
 if TYPE_CHECKING:
     import torch
 
-LOSSES = ("distill", "ce", "mix")
-PRECISIONS = ("auto", "bf16", "fp32")
+__all__ = ["LOSSES", "Sampler", "TrainingSettings", "full_only", "full_smallest_random", "train"]
+
 SNAPSHOT_EVERY = 20
 """Steps between copies of the weights, which are what is left if the loss stops being a number."""
-
-Sampler = Callable[[np.random.Generator], Sequence[Budget]]
-"""Draws the sub-networks of one step."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train.
-
-    Attributes:
-        tokens: tokens to read, counted once however many sub-networks see them; rounded up to whole steps.
-        batch: sequences per step.
-        length: tokens per sequence.
-        learning_rate: highest learning rate.
-        loss: `ce` (the text), `distill` (the unchanged original's predictions) or `mix` (the mean of both).
-        optimizer: `muon` or `adamw`.
-        warmup: share of the steps over which the learning rate rises.
-        weight_decay: decoupled weight decay of matrices.
-        clip: largest norm of the gradient.
-        precision: `bf16`, `fp32` or `auto`.
-        seed: of everything random.
-        threads: CPU threads, or None for torch's own choice.
-    """
-
-    tokens: int
-    batch: int = 16
-    length: int = 128
-    learning_rate: float = 6e-4
-    loss: str = "distill"
-    optimizer: str = "adamw"
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    precision: str = "auto"
-    seed: int = 0
-    threads: int | None = None
-
-    def validate(self) -> None:
-        """Raise InputError naming every bad field."""
-        found = [
-            f"{name} is {getattr(self, name)}, at least {least} is needed"
-            for name, least in (("tokens", 0), ("batch", 1), ("length", 2), ("seed", 0))
-            if getattr(self, name) < least
-        ]
-        found += [
-            f"{name} is {getattr(self, name)}, it must be positive and finite"
-            for name in ("learning_rate", "clip")
-            if not 0 < getattr(self, name) < float("inf")
-        ]
-        found += [
-            f"{name} is {getattr(self, name)}, it must be between 0 and 1"
-            for name in ("warmup", "weight_decay")
-            if not 0 <= getattr(self, name) <= 1
-        ]
-        for name, values in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in values:
-                found.append(f"{name} is {getattr(self, name)!r}, it must be one of {', '.join(values)}")
-        if self.threads is not None and self.threads < 1:
-            found.append(f"threads is {self.threads}, at least 1 is needed")
-        problems(InputError, "these training settings cannot be used", found)
-
-    @property
-    def steps(self) -> int:
-        """Number of optimiser steps."""
-        return -(-self.tokens // (self.batch * self.length))
-
-
-def full_only(architecture: Architecture) -> Sampler:
-    """Plain training: every step trains the full model."""
-    budget = full_budget(architecture)
-    return lambda random: [budget]
-
-
-def full_smallest_random(architecture: Architecture, candidates: Candidates) -> Sampler:
-    """Elastic training: the full model, the smallest, and one whose widths are drawn independently in every layer."""
-    full = full_budget(architecture)
-    smallest = Budget("smallest", (LayerWidth(candidates.groups[0], candidates.neurons[0]),) * architecture.num_layers)
-
-    def draw(random: np.random.Generator) -> Sequence[Budget]:
-        groups = random.choice(candidates.groups, architecture.num_layers)
-        neurons = random.choice(candidates.neurons, architecture.num_layers)
-        return [
-            full,
-            smallest,
-            Budget("random", tuple(LayerWidth(int(g), int(n)) for g, n in zip(groups, neurons, strict=True))),
-        ]
-
-    return draw
 
 
 def train(
@@ -126,23 +54,32 @@ def train(
     budgets: Sampler,
     *,
     teacher: Any = None,
+    accelerator: Any = None,
+    states: States | None = None,
+    metrics: str | Path | None = None,
     progress: bool = True,
     description: str = "training",
 ) -> list[float]:
     """Train a Hugging Face causal LM in place.
 
+    In one process the model is trained on the device where it is. Under a launcher every process calls this with the
+    same arguments and computes its share of each batch; with FSDP only the main process then has the new weights.
+
     Args:
         model: float32 weights.
-        tokens: int64, read as one text.
-        budgets: draws the sub-networks of each step; see `full_only` and `full_smallest_random`.
-        teacher: the frozen original, needed by the losses `distill` and `mix`.
+        tokens: integers of any shape, read as one text; may be memory-mapped.
+        budgets: draws the sub-networks of each step; see `sampling`.
+        teacher: the frozen original, needed by the losses `distill` and `mix`; whole in every process.
+        accelerator: accelerate.Accelerator; default `distribution.make_accelerator`.
+        states: where the state is saved, and from where the run goes on; default nowhere.
+        metrics: directory for TensorBoard: loss of every sub-network, learning rate, gradient norm, tokens per second.
         progress: show loss, speed and the time left on standard error.
 
     Returns:
-        The mean loss over the sub-networks of every step, in nats per token.
+        The mean loss over the sub-networks of every step, in nats per token; of steps before an interruption too.
 
     Raises:
-        InputError: bad settings, or a text shorter than a sequence.
+        InputError: bad settings, a text shorter than a sequence, a state of another run, or a full disk.
         FlextronError: the loss is no longer a finite number; the model then has its last good weights.
     """
     import torch
@@ -153,68 +90,118 @@ def train(
             f"The loss {settings.loss!r} needs a teacher.",
             fix="pass the original model as teacher, or use the loss 'ce'",
         )
-    torch.manual_seed(settings.seed)
-    random = np.random.default_rng(settings.seed)
-    data = batches(tokens, settings.batch, settings.length, settings.seed)
-    optimizer = Optimizer(model, settings.optimizer, settings.learning_rate, settings.weight_decay)
-    warmup = max(round(settings.warmup * settings.steps), 1)
-    losses: list[float] = []
-    model.train()
+    accelerator = accelerator or make_accelerator()
+    check_accelerator(accelerator, settings)
+    device, main = device_of(accelerator, model), accelerator.is_main_process
+    # FSDP takes a model apart for good, so it gets one of its own.
+    core = copy.deepcopy(model) if sharded(accelerator) else model.to(device)
+    if teacher is not None:
+        teacher = teacher.to(device)
+    optimizer = Optimizer(core, settings.optimizer, settings.learning_rate, settings.weight_decay)
+    run = optimizer.prepare(accelerator, core)
+    parameters = list(run.parameters())
+    start = states.restore(settings, accelerator, run, optimizer.parts) if states else Position()
+    losses = list(start.losses)
+    random, order = (np.random.default_rng(settings.seed) for _ in range(2))
+    if start.random:
+        random.bit_generator.state, order.bit_generator.state = start.random["budgets"], start.random["data"]
+    data = batches(tokens, settings.batch, settings.length, order)
+    run.train()
     with (
         thread_count(settings.threads),
-        training_attention(model, settings.length),
-        training_progress(description, settings.steps, settings.batch * settings.length, progress) as report,
+        training_attention(core, settings.length),
+        _recomputation(core, settings.recompute),
+        tensorboard(metrics if main else None, start.step) as write,
+        training_progress(
+            description, settings.steps, settings.batch * settings.length, progress and main, start.step
+        ) as report,
     ):
         good: list[torch.Tensor] = []
-        for step in range(settings.steps):
-            ids = torch.from_numpy(next(data)).to(model.device)
-            loss = _accumulate(model, architecture, ids, budgets(random), teacher, settings)
-            norm = torch.nn.utils.clip_grad_norm_(optimizer.parameters, settings.clip)
-            if not (np.isfinite(loss) and torch.isfinite(norm)):
+        for step in range(start.step, settings.steps):
+            began = time.perf_counter()
+            before = {"budgets": random.bit_generator.state, "data": order.bit_generator.state}
+            # Dropout depends on the step alone, so that its generator need not be saved.
+            torch.manual_seed((settings.seed << 32) + step * accelerator.num_processes + accelerator.process_index)
+            chosen, ids = budgets(random), share(accelerator, torch.from_numpy(next(data))).to(device)
+            parts = mean_over_processes(
+                accelerator, _accumulate(run, core, architecture, ids, chosen, teacher, settings, accelerator)
+            )
+            loss = float(np.mean(parts))
+            norm = float(accelerator.clip_grad_norm_(parameters, settings.clip))
+            if not (np.isfinite(loss) and np.isfinite(norm)):
                 optimizer.clear()
                 if good:
-                    _restore(optimizer.parameters, good)
-                raise FlextronError(
-                    f"Training diverged at step {step + 1} of {settings.steps}: "
-                    f"the loss is {loss}, the norm of the gradient {norm:.3g}.",
-                    cause=f"the learning rate {settings.learning_rate:g} is too high, or the weights were not finite",
-                    fix=f"try --learning-rate {settings.learning_rate / 4:g}",
-                )
-            if step % SNAPSHOT_EVERY == 0:
-                good = _copy(optimizer.parameters)
-            optimizer.step(cosine(step, settings.steps, warmup))
+                    _restore(parameters, good)
+                raise _diverged(step, settings, loss, norm, states)
+            if states and states.due(step, start.step):
+                states.save(settings, accelerator, run, optimizer.parts, Position(step, losses, before))
+            if (step - start.step) % SNAPSHOT_EVERY == 0:
+                good = [p.detach().clone() for p in parameters]
+            scale = cosine(step, settings.steps, settings.warmup_steps)
+            optimizer.step(scale)
             losses.append(loss)
             report(step + 1, loss)
+            write(
+                step + 1,
+                {
+                    **{f"loss/{b.name}": part for b, part in zip(chosen, parts, strict=True)},
+                    "loss/mean": loss,
+                    "learning_rate": scale * settings.learning_rate,
+                    "gradient_norm": norm,
+                    "tokens_per_second": settings.batch * settings.length / (time.perf_counter() - began),
+                },
+            )
+    if sharded(accelerator):
+        whole = accelerator.get_state_dict(run)
+        if main:
+            model.load_state_dict(whole)
     model.eval()
     return losses
 
 
 def _accumulate(
-    model: Any,
+    run: Any,
+    core: Any,
     architecture: Architecture,
     ids: torch.Tensor,
     budgets: Sequence[Budget],
     teacher: Any,
     settings: TrainingSettings,
-) -> float:
-    """Add the gradient of the mean loss over the sub-networks, one pass at a time; return that loss."""
+    accelerator: Any,
+) -> torch.Tensor:
+    """Add the gradient of the mean loss over the sub-networks, one pass at a time; return the loss of each.
+
+    Args:
+        run: the model as accelerate prepared it, which is called.
+        core: the same without its wrappers, which is narrowed.
+        ids: int64 [sequences, length + 1], this process's share of the batch.
+    """
     import torch
 
-    inputs, targets = ids[:, :-1], ids[:, 1:].flatten()
-    original = None
-    if settings.loss != "ce":
-        with torch.no_grad(), training_attention(teacher, settings.length), autocast(model.device, settings.precision):
-            original = teacher(input_ids=inputs, use_cache=False).logits.flatten(0, 1).float().log_softmax(-1)
-    total = 0.0
-    for budget in budgets:
-        with narrowed(model, architecture, budget):
-            with autocast(model.device, settings.precision):
-                logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1).float()
-                loss = _loss(logits, targets, original, settings.loss) / len(budgets)
-            # Still narrowed: with gradient checkpointing the backward pass runs the forward again.
-            loss.backward()
-        total += loss.item()
-    return total
+    precision = "bf16" if configured_precision() == "bf16" else settings.precision
+    losses = torch.zeros(len(budgets), device=ids.device)
+    pieces = ids.chunk(settings.accumulate)
+    for p, piece in enumerate(pieces):
+        inputs, targets = piece[:, :-1], piece[:, 1:].flatten()
+        original = None
+        if settings.loss != "ce":
+            with torch.no_grad(), training_attention(teacher, settings.length), autocast(ids.device, precision):
+                original = teacher(input_ids=inputs, use_cache=False).logits.flatten(0, 1).float().log_softmax(-1)
+        for b, budget in enumerate(budgets):
+            # DDP adds up over the processes once, in the last pass. FSDP does in every pass: keeping whole gradients
+            # until the last would take the memory that sharding is there to save.
+            last = (p, b) == (len(pieces) - 1, len(budgets) - 1)
+            with (
+                nullcontext() if last or sharded(accelerator) else accelerator.no_sync(run),
+                narrowed(core, architecture, budget),
+            ):
+                with autocast(ids.device, precision):
+                    logits = run(input_ids=inputs, use_cache=False).logits.flatten(0, 1).float()
+                    loss = _loss(logits, targets, original, settings.loss)
+                # Still narrowed: with gradient checkpointing the backward pass runs the forward again.
+                accelerator.backward(loss / (len(budgets) * len(pieces)))
+            losses[b] += loss.detach() / len(pieces)
+    return losses
 
 
 def _loss(logits: torch.Tensor, targets: torch.Tensor, original: torch.Tensor | None, kind: str) -> torch.Tensor:
@@ -226,8 +213,17 @@ def _loss(logits: torch.Tensor, targets: torch.Tensor, original: torch.Tensor | 
     return divergence if kind == "distill" else (divergence + cross_entropy(logits, targets)) / 2
 
 
-def _copy(parameters: list[Any]) -> list[Any]:
-    return [p.detach().clone() for p in parameters]
+@contextmanager
+def _recomputation(model: Any, enabled: bool) -> Iterator[None]:
+    """Within the block, the model keeps one activation per layer and computes the rest again in the backward pass."""
+    if not enabled:
+        yield
+        return
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.gradient_checkpointing_disable()
 
 
 def _restore(parameters: list[Any], saved: list[Any]) -> None:
@@ -236,3 +232,15 @@ def _restore(parameters: list[Any], saved: list[Any]) -> None:
     with torch.no_grad():
         for parameter, value in zip(parameters, saved, strict=True):
             parameter.copy_(value)
+
+
+def _diverged(step: int, settings: TrainingSettings, loss: float, norm: float, states: States | None) -> FlextronError:
+    fix = f"try --learning-rate {settings.learning_rate / 4:g}"
+    if states and (kept := states.all()):
+        fix += f"; with --resume it goes on from {kept[-1]}"
+    return FlextronError(
+        f"Training diverged at step {step + 1} of {settings.steps}: "
+        f"the loss is {loss}, the norm of the gradient {norm:.3g}.",
+        cause=f"the learning rate {settings.learning_rate:g} is too high, or the weights were not finite",
+        fix=fix,
+    )

@@ -28,26 +28,30 @@ class Optimizer:
             {"params": [p for p in matrices if id(p) not in others], "weight_decay": weight_decay},
             {"params": [p for p in parameters if p.ndim != 2], "weight_decay": 0.0},
         ]
-        self.parameters = parameters
         self.learning_rate = learning_rate
-        self._parts: list[Any] = [
+        self.parts: list[Any] = [
             torch.optim.AdamW([g for g in adam if g["params"]], lr=learning_rate, betas=(0.9, 0.95))
         ]
         if hidden:
-            self._parts.append(
+            self.parts.append(
                 torch.optim.Muon(hidden, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
             )
 
+    def prepare(self, accelerator: Any, model: Any) -> Any:
+        """The model as accelerate wraps it for this run; the optimisers then step on its parameters."""
+        model, *self.parts = accelerator.prepare(model, *self.parts)
+        return model
+
     def step(self, scale: float) -> None:
         """Apply the gradients at `scale` times the learning rate, and clear them."""
-        for part in self._parts:
+        for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = scale * self.learning_rate
             part.step()
         self.clear()
 
     def clear(self) -> None:
-        for part in self._parts:
+        for part in self.parts:
             part.zero_grad(set_to_none=True)
 
 

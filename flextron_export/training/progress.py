@@ -19,18 +19,24 @@ class Report(Protocol):
 
 
 @contextmanager
-def training_progress(description: str, steps: int, tokens_per_step: int, enabled: bool = True) -> Iterator[Report]:
-    """Yield a `Report` that shows loss, tokens per second and the time left."""
+def training_progress(
+    description: str, steps: int, tokens_per_step: int, enabled: bool = True, done: int = 0
+) -> Iterator[Report]:
+    """Yield a `Report` that shows loss, tokens per second and the time left.
+
+    Args:
+        done: steps of an earlier, interrupted run.
+    """
     if not enabled:
         yield lambda step, loss, /: None
     elif sys.stderr.isatty():
-        with _bar(description, steps, tokens_per_step) as report:
+        with _bar(description, steps, tokens_per_step, done) as report:
             yield report
     else:
-        yield _lines(description, steps, tokens_per_step)
+        yield _lines(description, steps, tokens_per_step, done)
 
 
-def _lines(description: str, steps: int, tokens_per_step: int) -> Report:
+def _lines(description: str, steps: int, tokens_per_step: int, done: int) -> Report:
     start = said = time.monotonic()
 
     def report(step: int, loss: float, /) -> None:
@@ -38,7 +44,7 @@ def _lines(description: str, steps: int, tokens_per_step: int) -> Report:
         now = time.monotonic()
         if step * 10 // steps != (step - 1) * 10 // steps or now - said > LONGEST_SILENCE:
             said = now
-            speed = step * tokens_per_step / max(now - start, 1e-9)
+            speed = (step - done) * tokens_per_step / max(now - start, 1e-9)
             left = (steps - step) * tokens_per_step / speed
             print(
                 f"{description}: step {step}/{steps}, loss {loss:.3f}, {speed:,.0f} tokens/s, {left:.0f} s left",
@@ -50,7 +56,7 @@ def _lines(description: str, steps: int, tokens_per_step: int) -> Report:
 
 
 @contextmanager
-def _bar(description: str, steps: int, tokens_per_step: int) -> Iterator[Report]:
+def _bar(description: str, steps: int, tokens_per_step: int, done: int) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -62,11 +68,11 @@ def _bar(description: str, steps: int, tokens_per_step: int) -> Iterator[Report]
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=steps, state="")
+        task = bar.add_task(description, total=steps, completed=done, state="")
         start = time.monotonic()
 
         def report(step: int, loss: float, /) -> None:
-            speed = step * tokens_per_step / max(time.monotonic() - start, 1e-9)
+            speed = (step - done) * tokens_per_step / max(time.monotonic() - start, 1e-9)
             bar.update(task, completed=step, state=f"loss {loss:.3f}, {speed:,.0f} tokens/s")
 
         yield report

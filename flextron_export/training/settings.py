@@ -1,0 +1,82 @@
+"""How a training run goes: every number and choice, checked at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import InputError, problems
+from .optimizer import OPTIMIZERS
+
+LOSSES = ("distill", "ce", "mix")
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Attributes:
+        tokens: tokens to read, counted once however many sub-networks see them; rounded up to whole steps.
+        batch: sequences per step, over all processes.
+        length: tokens per sequence.
+        learning_rate: highest learning rate.
+        loss: `ce` (the text), `distill` (the unchanged original's predictions) or `mix` (the mean of both).
+        optimizer: `muon` or `adamw`.
+        warmup: share of the steps over which the learning rate rises.
+        weight_decay: decoupled weight decay of matrices.
+        clip: largest norm of the gradient.
+        precision: `bf16`, `fp32`, or `auto` (bf16 where the hardware multiplies it faster).
+        seed: of everything random.
+        threads: CPU threads, or None for torch's own choice.
+        accumulate: parts in which each process computes its share of a batch, one after the other: less memory.
+        recompute: gradient checkpointing: compute a layer again in the backward pass instead of keeping it.
+    """
+
+    tokens: int
+    batch: int = 16
+    length: int = 128
+    learning_rate: float = 6e-4
+    loss: str = "distill"
+    optimizer: str = "adamw"
+    warmup: float = 0.05
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    precision: str = "auto"
+    seed: int = 0
+    threads: int | None = None
+    accumulate: int = 1
+    recompute: bool = False
+
+    def validate(self) -> None:
+        """Raise InputError naming every bad field."""
+        found = [
+            f"{name} is {getattr(self, name)}, at least {least} is needed"
+            for name, least in (("tokens", 0), ("batch", 1), ("length", 2), ("seed", 0), ("accumulate", 1))
+            if getattr(self, name) < least
+        ]
+        found += [
+            f"{name} is {getattr(self, name)}, it must be positive and finite"
+            for name in ("learning_rate", "clip")
+            if not 0 < getattr(self, name) < float("inf")
+        ]
+        found += [
+            f"{name} is {getattr(self, name)}, it must be between 0 and 1"
+            for name in ("warmup", "weight_decay")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        for name, values in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in values:
+                found.append(f"{name} is {getattr(self, name)!r}, it must be one of {', '.join(values)}")
+        if self.threads is not None and self.threads < 1:
+            found.append(f"threads is {self.threads}, at least 1 is needed")
+        problems(InputError, "these training settings cannot be used", found)
+
+    @property
+    def steps(self) -> int:
+        """Number of optimiser steps."""
+        return -(-self.tokens // (self.batch * self.length))
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps over which the learning rate rises, at least one."""
+        return max(round(self.warmup * self.steps), 1)

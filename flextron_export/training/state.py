@@ -1,0 +1,165 @@
+"""The state of an unfinished run on disk: what a killed run needs to go on as if nothing had happened.
+
+A state is taken before a step changes the weights and after its loss was seen to be finite, so every state is a good one.
+It is written beside its place and renamed, and the one before it is removed only then.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, problems
+from ..files import explain_os_errors, new_directory, read_object, write_json
+from .settings import TrainingSettings
+
+MARKER = "state.json"
+FREE = ("learning_rate", "weight_decay", "clip", "precision", "threads", "accumulate", "recompute")
+"""Settings that may be others when a run goes on: they change how it goes on, not what was done."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is.
+
+    Attributes:
+        step: steps done.
+        losses: the mean loss of each.
+        random: state of the random generators of data and sub-networks before the next step.
+    """
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    random: dict[str, Any] = field(default_factory=dict)
+
+
+class States:
+    """The states of one run, in a directory of its own: the newest, and nothing else between two saves.
+
+    With several processes on several machines, all of them must see the directory.
+
+    Args:
+        directory: made when first needed.
+        every: steps between two states; 0 saves none.
+        about: what beside the settings makes it this run (JSON): another value and the run is refused.
+        resume: start at the newest state, if there is one.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        every: int,
+        about: Mapping[str, Any] | None = None,
+        resume: bool = False,
+    ) -> None:
+        if every < 0:
+            raise InputError(f"A state every {every} steps cannot be saved.", fix="pass 0 for none, or more")
+        self.directory, self.every, self.about, self.resume = Path(directory), every, dict(about or {}), resume
+
+    def all(self) -> list[Path]:
+        """The states, oldest first."""
+        return sorted(path.parent for path in self.directory.glob(f"step-*/{MARKER}"))
+
+    def due(self, step: int, start: int) -> bool:
+        """Whether the state after so many steps is to be saved in a run that began at `start`."""
+        return bool(self.every) and step % self.every == 0 and step > start
+
+    def check(self, settings: TrainingSettings) -> Mapping[str, Any] | None:
+        """The newest state's record if the run is to go on from one, else None.
+
+        Raises:
+            InputError: it belongs to a run with other settings; all differences are named.
+        """
+        if not self.resume or not self.all():
+            return None
+        path = self.all()[-1]
+        record = read_object(path / MARKER, InputError, fix=f"remove {path}")
+        before, now = record.get("run", {}), self._run(settings)
+        found = [
+            f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+            for name in {**before, **now}
+            if before.get(name) != now.get(name)
+        ]
+        problems(
+            InputError,
+            f"the run in {self.directory} cannot go on with other settings",
+            found,
+            fix="pass the settings it was started with, or start anew without --resume",
+        )
+        return record
+
+    def restore(self, settings: TrainingSettings, accelerator: Any, model: Any, optimizers: Sequence[Any]) -> Position:
+        """Load the newest state into model and optimisers, if the run is to go on from one; return how far it was."""
+        from torch.distributed import checkpoint
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+
+        if (record := self.check(settings)) is None:
+            return Position()
+        weights, moments = _tensors(model, optimizers)
+        with warnings.catch_warnings(action="ignore"):
+            checkpoint.load(
+                {"model": weights, "optimizer": moments},
+                checkpoint_id=str(self.all()[-1]),
+                no_dist=accelerator.num_processes == 1,
+            )
+            set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=moments)
+        return Position(record["step"], record["losses"], record["random"])
+
+    def save(
+        self,
+        settings: TrainingSettings,
+        accelerator: Any,
+        model: Any,
+        optimizers: Sequence[Any],
+        position: Position,
+    ) -> None:
+        """Write a state, then remove the older ones. All processes call it.
+
+        Raises:
+            InputError: it cannot be written, for instance as the disk is full; the state before it is still there.
+        """
+        from accelerate.utils import broadcast_object_list
+        from torch.distributed import checkpoint
+
+        older, path = self.all(), self.directory / f"step-{position.step:09d}"
+        with ExitStack() as stack:
+            place: list[Any] = [None]
+            if accelerator.is_main_process:
+                place = [str(stack.enter_context(new_directory(path, marker=MARKER, overwrite=True)))]
+            broadcast_object_list(place)
+            weights, moments = _tensors(model, optimizers)
+            with explain_os_errors(path), warnings.catch_warnings(action="ignore"):
+                checkpoint.save(
+                    {"model": weights, "optimizer": moments},
+                    checkpoint_id=place[0],
+                    no_dist=accelerator.num_processes == 1,
+                )
+            if accelerator.is_main_process:
+                write_json(Path(place[0]) / MARKER, {**asdict(position), "run": self._run(settings)})
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            remove(older)
+
+    def _run(self, settings: TrainingSettings) -> dict[str, Any]:
+        return {**{k: v for k, v in asdict(settings).items() if k not in FREE}, **self.about}
+
+
+def remove(states: Iterable[Path]) -> None:
+    """Remove states; each stops being one before its parts go."""
+    for path in states:
+        (path / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _tensors(model: Any, optimizers: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Weights and optimiser states under the names of the plain model, however it is distributed; no copies."""
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    with warnings.catch_warnings(action="ignore"):
+        return get_state_dict(model, optimizers)

@@ -50,7 +50,7 @@ def sha256(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that readers see the old content or the new one, never a part."""
-    with explain_os_errors(path):
+    with _explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -92,13 +92,13 @@ def new_directory(path: Path, *, marker: str, overwrite: bool = False) -> Iterat
             )
         if not overwrite:
             raise InputError(f"{path} exists.", fix="choose another --out, or pass --overwrite")
-    with explain_os_errors(path):
+    with _explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.part-"))
     with _locked(temporary, wait=True):
         try:
-            with explain_os_errors(path):
+            with _explain_os_errors(path):
                 os.chmod(temporary, 0o755)
                 yield temporary
                 _sync(temporary)
@@ -189,17 +189,14 @@ _UNUSABLE = (
 
 
 @contextmanager
-def explain_os_errors(path: Path) -> Iterator[None]:
-    """Within the block, a full disk, or no right to write `path`, is an InputError that says so."""
+def _explain_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FlextronError:
         raise
     except Exception as error:
-        # Libraries that write on their own (safetensors, torch) have other classes and keep only the text.
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
-            text in str(error) for text in ("os error 28", "Errno 28")
-        ):
+        # Libraries that write on their own (safetensors) have other classes and keep only the text.
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error):
             raise InputError(
                 f"The disk is full: {path} was not written, and what stood there before is unchanged.",
                 cause=f"{shutil.disk_usage(_existing(path)).free / 1e6:.0f} MB are free on that disk",

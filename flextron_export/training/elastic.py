@@ -219,11 +219,17 @@ def _recomputation(model: Any, enabled: bool) -> Iterator[None]:
     if not enabled:
         yield
         return
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # The same under its new and its old name.
+    enable, disable = (
+        getattr(model, f"activation_checkpointing_{verb}", None) or getattr(model, f"gradient_checkpointing_{verb}")
+        for verb in ("enable", "disable")
+    )
+    enable({"use_reentrant": False})
     try:
         yield
     finally:
-        model.gradient_checkpointing_disable()
+        disable()
+        model.disable_input_require_grads()
 
 
 def _restore(parameters: list[Any], saved: list[Any]) -> None:

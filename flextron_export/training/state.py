@@ -1,6 +1,6 @@
 """The state of an unfinished run on disk: what a killed run needs to go on as if nothing had happened.
 
-A state is taken before a step changes the weights and after its loss was seen to be finite, so every state is a good one.
+A state is taken before a step changes the weights, once its loss was seen to be finite, so every state is a good one.
 It is written beside its place and renamed, and the one before it is removed only then.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, problems
-from ..files import explain_os_errors, new_directory, read_object, write_json
+from ..files import new_directory, read_object, write_json
 from .settings import TrainingSettings
 
 MARKER = "state.json"
@@ -134,12 +134,15 @@ class States:
                 place = [str(stack.enter_context(new_directory(path, marker=MARKER, overwrite=True)))]
             broadcast_object_list(place)
             weights, moments = _tensors(model, optimizers)
-            with explain_os_errors(path), warnings.catch_warnings(action="ignore"):
-                checkpoint.save(
-                    {"model": weights, "optimizer": moments},
-                    checkpoint_id=place[0],
-                    no_dist=accelerator.num_processes == 1,
-                )
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    checkpoint.save(
+                        {"model": weights, "optimizer": moments},
+                        checkpoint_id=place[0],
+                        no_dist=accelerator.num_processes == 1,
+                    )
+            except checkpoint.CheckpointException as error:
+                raise _unwritten(path, error) from error
             if accelerator.is_main_process:
                 write_json(Path(place[0]) / MARKER, {**asdict(position), "run": self._run(settings)})
         accelerator.wait_for_everyone()
@@ -155,6 +158,16 @@ def remove(states: Iterable[Path]) -> None:
     for path in states:
         (path / MARKER).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _unwritten(path: Path, error: Any) -> InputError:
+    # What the system said is lost on the way through torch's writer, so the disk itself is asked.
+    reason = next(iter(error.failures.values()))[0]
+    return InputError(
+        f"The state {path} was not written: {type(reason).__name__} {reason}; the state before it is unchanged.",
+        cause=f"the disk is full: {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free",
+        fix="free some space and go on with --resume, or pass another directory to --work",
+    )
 
 
 def _tensors(model: Any, optimizers: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:

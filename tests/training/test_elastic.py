@@ -109,6 +109,63 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(model: A
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
 
 
+@pytest.mark.parametrize("change", [{"accumulate": 2}, {"recompute": True}], ids=str)
+def test_what_saves_memory_changes_the_weights_by_rounding_only(
+    model: Any, architecture: Architecture, change: dict[str, Any]
+) -> None:
+    import torch
+
+    settings = replace(SETTINGS, tokens=256, precision="fp32")
+    results = []
+    for options in (settings, replace(settings, **change)):
+        trained, sampler = copy.deepcopy(model), full_smallest_random(architecture, Candidates.default(architecture))
+        losses = train(trained, architecture, TEXT, options, sampler, progress=False)
+        results.append((losses, torch.cat([p.detach().flatten() for p in trained.parameters()])))
+        assert not any(getattr(module, "gradient_checkpointing", False) for module in trained.modules())
+        validation_loss(trained, architecture, full_budget(architecture), TEXT)
+    (losses, weights), (other_losses, other_weights) = results
+    assert other_losses == pytest.approx(losses, rel=1e-4)
+    torch.testing.assert_close(other_weights, weights, rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(model: Any, architecture: Architecture) -> None:
+    with pytest.raises(InputError, match="a batch of 4 cannot be shared by 1 processes in 3 parts each"):
+        train(model, architecture, TEXT, replace(SETTINGS, accumulate=3), full_only(architecture))
+
+
+def test_precisions_that_accelerate_is_configured_for_but_are_not_supported_are_refused(
+    model: Any, architecture: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(InputError, match="mixed precision fp16 is not supported, bf16 is"):
+        train(model, architecture, TEXT, SETTINGS, full_only(architecture))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(InputError, match="configured for bf16, but the precision asked for is fp32"):
+        train(model, architecture, TEXT, replace(SETTINGS, precision="fp32"), full_only(architecture))
+
+
+def test_tensorboard_shows_every_sub_network_and_nothing_beyond_an_interruption(
+    model: Any, architecture: Architecture, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from flextron_export.training.metrics import tensorboard
+
+    sampler = full_smallest_random(architecture, Candidates.default(architecture))
+    losses = train(model, architecture, TEXT, SETTINGS, sampler, metrics=tmp_path, progress=False)
+    shown = EventAccumulator(str(tmp_path)).Reload()
+    names = {"loss/full", "loss/smallest", "loss/random", "loss/mean", "learning_rate", "gradient_norm"}
+    assert set(shown.Tags()["scalars"]) == names | {"tokens_per_second"}
+    assert [event.value for event in shown.Scalars("loss/mean")] == pytest.approx(losses, rel=1e-6)
+    parts = [[e.value for e in shown.Scalars(f"loss/{name}")] for name in ("full", "smallest", "random")]
+    assert np.mean(parts, axis=0) == pytest.approx(losses, rel=1e-6)
+    assert shown.Scalars("learning_rate")[0].value == pytest.approx(SETTINGS.learning_rate)
+    with tensorboard(tmp_path, start=10) as write:
+        write(11, {"loss/mean": 1.0})
+    again = EventAccumulator(str(tmp_path)).Reload().Scalars("loss/mean")
+    assert [event.step for event in again] == [*range(1, 12)]
+
+
 def test_zero_tokens_train_nothing(model: Any, architecture: Architecture) -> None:
     assert train(model, architecture, TEXT, replace(SETTINGS, tokens=0), full_only(architecture), progress=False) == []
 

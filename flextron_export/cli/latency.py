@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import DIRECTORY, json_option, print_json, print_table
+from .common import DIRECTORY, json_option, print_json, print_table, show_warnings, target_options, track
 
 if TYPE_CHECKING:
-    from ..elastic.widths import Candidates
     from ..training.latency_model import LatencyModel
 
 
@@ -22,25 +21,82 @@ def latency_command() -> None:
 
     \b
     Example:
+      flextron-export latency fit bundle --out here.json
       flextron-export latency analytic checkpoint --device jetson-agx-orin --out orin.json
     """
+
+
+def model_options(tokens: int) -> Any:
+    """`--phase`, `--tokens`, `--out` and `--json`."""
+
+    def add(function: Any) -> Any:
+        for option in (
+            json_option,
+            click.option("--out", type=DIRECTORY, help="JSON file to write."),
+            click.option("--tokens", type=int, default=tokens, show_default=True, help="Context or prompt length."),
+            click.option(
+                "--phase",
+                type=click.Choice(("decode", "prefill")),
+                default="decode",
+                show_default=True,
+                help="Per token, or a whole prompt.",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return add
+
+
+@latency_command.command("fit", short_help="From measurements on this device.")
+@click.argument("bundle", type=DIRECTORY)
+@target_options
+@click.option("--budgets", type=click.IntRange(min=1), default=30, show_default=True, help="Sub-networks to fit to.")
+@click.option(
+    "--held-out", type=click.IntRange(min=1), default=10, show_default=True, help="Sub-networks to tell the error by."
+)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=96, show_default=True, help="Measurements per sub-network."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random widths.")
+@model_options(256)
+def fit_command(bundle: Path, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Measure sub-networks of BUNDLE with random widths in every layer, in turns, and fit a latency model to them.
+
+    The error on sub-networks that it was not fitted to is shown and stored. Prefill and decoding get a model each.
+    It takes about a minute at most, or six measurements of each sub-network.
+
+    \b
+    Example:
+      flextron-export latency fit bundle --threads 1 --tokens 256 --out here.json
+    """
+    from ..training.latency_fit import fit_bundle
+
+    show_warnings()
+    model = fit_bundle(bundle, track=track, **options)
+    _give(model, out, as_json)
+    if as_json:
+        return
+    error, again = model.source["error"], model.source.get("repeatability")
+    if error is None:
+        click.echo("too few budgets to tell its error")
+    else:
+        click.echo(
+            f"error on {error['budgets']} sub-networks ({error['on']}): "
+            f"median {error['median']:.1%}, worst {error['worst']:.1%}"
+        )
+    if again is not None:
+        click.echo(
+            f"a second measurement of the same differs by: median {again['median']:.1%}, worst {again['worst']:.1%}"
+        )
 
 
 @latency_command.command("analytic", short_help="From a device's data sheet.")
 @click.argument("checkpoint", type=DIRECTORY, required=False)
 @click.option("--device", required=True, help="A described device, such as jetson-agx-orin, or a .toml file.")
 @click.option("--shape", help="Stand for a model of this shape: 1b, 7b or 8b (Llama).")
-@click.option(
-    "--phase",
-    type=click.Choice(("decode", "prefill")),
-    default="decode",
-    show_default=True,
-    help="Per token, or a whole prompt.",
-)
-@click.option("--tokens", type=int, default=1024, show_default=True, help="Context or prompt length.")
 @click.option("--dtype", default="fp16", show_default=True, help="Precision of the weights, such as fp16 or int4.")
-@click.option("--out", type=DIRECTORY, help="JSON file to write.")
-@json_option
+@model_options(1024)
 def analytic_command(
     checkpoint: Path | None, device: str, shape: str | None, out: Path | None, as_json: bool, **options: Any
 ) -> None:
@@ -71,15 +127,17 @@ def analytic_command(
         else:
             layers = opened.architecture.num_layers
             model = analytic_latency_of_shape(shape, opened.candidates, layers, described, **options)
-    _give(model, model.candidates or Candidates((), ()), out, as_json)
+    _give(model, out, as_json)
 
 
-def _give(model: LatencyModel, candidates: Candidates, out: Path | None, as_json: bool) -> None:
+def _give(model: LatencyModel, out: Path | None, as_json: bool) -> None:
     if out is not None:
         model.save(out)
     if as_json:
         print_json(model.to_json())
         return
+    candidates = model.candidates
+    assert candidates is not None  # of every model that is made here
     what = "per token at context" if model.phase == "decode" else "for a prompt of"
     rows = [
         [kind, width, f"{ms:.4f}", f"{100 * width / widths[-1]:.0f} %", f"{100 * ms / entries[-1]:.0f} %"]

@@ -106,7 +106,7 @@ def measure(
     # Of what is in the session, not of an engine that is built while it is measured.
     content = content_hash(bundle, opening.target, opening.layout, opening.dtype)
     load = [os.getloadavg()[0]] if hasattr(os, "getloadavg") else []
-    run = _Run(opening, session, most, max_seconds / (len(contexts) + len(prompt_lengths)))
+    run = Rounds(session, bundle, most, max_seconds / (len(contexts) + len(prompt_lengths)))
     stages: list[tuple[Callable[[int, int], list[Timing]], int, int]] = [(run.decode, n, repeats) for n in contexts]
     stages += [(run.first_token, n, max(repeats // 12, LEAST_REPEATS)) for n in prompt_lengths]
     results = [stage(tokens, count) for stage, tokens, count in track(stages, "measuring budgets")]
@@ -137,13 +137,20 @@ def measure(
     return table
 
 
-class _Run:
-    """The measuring itself. Every budget is warmed up when it is first used, and its private memory noted."""
+class Rounds:
+    """The measuring itself. Every budget is warmed up when it is first used, and its private memory noted.
 
-    def __init__(self, opening: Opening, session: Session, most: int, seconds: float) -> None:
-        self.budgets, self.session, self.most, self.seconds = opening.bundle.budgets, session, most, seconds
+    Args:
+        session: of the bundle.
+        bundle: its budgets take turns.
+        most: most tokens a sequence may hold.
+        seconds: about how long each of the measurements below may take.
+    """
+
+    def __init__(self, session: Session, bundle: Bundle, most: int, seconds: float) -> None:
+        self.budgets, self.session, self.most, self.seconds = bundle.budgets, session, most, seconds
         self.random = np.random.default_rng(0)
-        self.tokens = np.random.default_rng(0).integers(0, opening.bundle.architecture.vocab_size, most)
+        self.tokens = np.random.default_rng(0).integers(0, bundle.architecture.vocab_size, most)
         self.sequences: dict[str, LiveSequence] = {}
         self.private: list[int] = []
         common = session.memory()

@@ -29,3 +29,13 @@ def test_a_shape_needs_no_checkpoint_and_one_of_them_is_needed(call, pristine):
 def test_an_unknown_device_ends_with_the_exit_code_of_bad_input(call):
     done = call("latency", "analytic", "--shape", "7b", "--device", "abacus")
     assert done.exit_code == 3 and "jetson-orin-nano" in done.output
+
+
+def test_a_model_is_fitted_to_a_bundle_and_its_error_shown(call, pristine, tmp_path):
+    out = tmp_path / "here.json"
+    quick = ("--threads", 1, "--budgets", 14, "--held-out", 3, "--repeats", 3, "--tokens", 16, "--out", out)
+    done = call("latency", "fit", pristine, *quick)
+    assert done.exit_code == 0, done.output
+    assert "error on 3 sub-networks (budgets held out): median" in done.output
+    assert "a second measurement of the same differs by" in done.output
+    assert LatencyModel.load(out).source["budgets"] == 14

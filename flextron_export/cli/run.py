@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,8 +35,18 @@ from .common import DIRECTORY, json_option, print_json, show_warnings, target_op
 )
 @click.option("--top-k", type=int, default=0, help="Choose among the k likeliest tokens; 0 for all.")
 @click.option("--top-p", type=float, default=1.0, help="Choose among the likeliest tokens of this total probability.")
+@click.option(
+    "--min-p", type=float, default=0.0, help="Choose among tokens this many times as likely as the likeliest."
+)
+@click.option(
+    "--repetition-penalty", type=float, default=1.0, help="Above 1, tokens that have occurred become less likely."
+)
+@click.option("--stop", multiple=True, help="End before this text; repeat for several.")
+@click.option("--logprobs", type=int, help="With --json: log-probabilities of every token and of this many likeliest.")
 @click.option("--seed", type=click.IntRange(min=0), help="The same seed, prompt and settings give the same text.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model's end-of-text token.")
+@click.option("--chat", is_flag=True, help="The prompt is a user's message, for the model's chat template.")
+@click.option("--system", help="With --chat: the system message before it.")
 @click.option("--no-verify-hashes", is_flag=True, help="Check sizes of the bundle's files only; starts faster.")
 @target_options
 @json_option
@@ -51,8 +62,14 @@ def run_command(
     temperature: float,
     top_k: int,
     top_p: float,
+    min_p: float,
+    repetition_penalty: float,
+    stop: tuple[str, ...],
+    logprobs: int | None,
     seed: int | None,
     ignore_eos: bool,
+    chat: bool,
+    system: str | None,
     no_verify_hashes: bool,
     target: str,
     layout: str | None,
@@ -70,18 +87,24 @@ def run_command(
       flextron-export run bundle --latency-target 20ms --prompt "In the beginning" --max-new-tokens 100
     """
     from ..bundle.manifest import Bundle
+    from ..runtime.chat import ChatTemplate
     from ..runtime.runner import Runner
     from ..runtime.tokenizer import Tokenizer
 
     if (prompt is None) == (prompt_file is None):
         raise click.UsageError("Pass either --prompt or --prompt-file.")
+    if system is not None and not chat:
+        raise click.UsageError("--system needs --chat.")
     show_warnings()
     opened = Bundle.open(bundle, hashes=not no_verify_hashes)
     try:
         text = prompt_file.read() if prompt_file else prompt or ""
     except UnicodeDecodeError as error:
         raise InputError(f"The prompt file is not UTF-8 text: {error.reason}.", fix="convert it to UTF-8") from error
-    ids = Tokenizer(bundle).encode(text)
+    if chat:
+        before = [{"role": "system", "content": system}] if system is not None else []
+        text = ChatTemplate.of(bundle).render([*before, {"role": "user", "content": text}])
+    ids = Tokenizer(bundle).encode(text, special=not chat)
     context = min(len(ids) + max_new_tokens, opened.architecture.max_positions)
     with Runner(
         opened,
@@ -98,20 +121,31 @@ def run_command(
         track=track,
     ) as runner:
         # Before anything is said: it refuses a prompt that cannot be used.
-        stream = runner.generate(ids, max_new_tokens, temperature, top_k, top_p, seed, not ignore_eos)
+        generation = runner.generate(
+            ids,
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+            logprobs=logprobs,
+            stop_on_eos=not ignore_eos,
+        )
         if not as_json:
             click.echo(runner.selection.reason, err=True)
             for rejected in runner.selection.rejected:
                 click.echo(f"  not {rejected.budget.name}: {rejected.reason}", err=True)
-        pieces = []
-        for piece in stream:
-            pieces.append(piece)
+        for piece in generation:
             if not as_json:
                 click.echo(piece, nl=False)
         if as_json:
-            print_json(
-                {"text": "".join(pieces), "selection": runner.selection.to_json(), "timings": runner.timings.to_json()}
-            )
+            found = {"text": generation.text, "tokens": list(generation.tokens)}
+            if logprobs is not None:
+                found["logprobs"] = [asdict(entry) for entry in generation.logprobs]
+            print_json({**found, "selection": runner.selection.to_json(), "timings": runner.timings.to_json()})
         else:
             click.echo()
             click.echo(_summary(runner), err=True)

@@ -171,10 +171,11 @@ class Rounds:
 
         def burst(budget: Budget) -> list[float]:
             sequence, found = self.sequences[budget.name], []
+            token = int(self.tokens[context - 1])
             for _ in range(BURST):
-                sequence.length = context - 1  # the same step again
+                sequence.cut(context - 1)  # the same step again
                 start = time.perf_counter()
-                SAMPLING.choose(sequence.decode(int(self.tokens[context - 1])), self.random)
+                SAMPLING.choose(sequence.decode(token), self.random)
                 found.append((time.perf_counter() - start) * 1e3)
             return found[1:]
 

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..targets import get_target, settle
 from ..targets.session import Session
 from .device import fingerprint
+from .serial import SerialSession
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,11 @@ class Opening:
     low_memory: bool = False
 
     def session(self) -> Session:
-        """Load it. TargetError, MissingDependencyError or BundleError if that fails."""
-        return get_target(self.target).open_session(
+        """Load it, for several threads. TargetError, MissingDependencyError or BundleError if that fails."""
+        session = get_target(self.target).open_session(
             self.bundle, layout=self.layout, dtype=self.dtype, threads=self.threads, low_memory=self.low_memory
         )
+        return session if session.concurrent else SerialSession(session)
 
     def device(self) -> dict[str, Any]:
         """`fingerprint` of this device for this way of running."""

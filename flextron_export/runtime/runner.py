@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-
-import numpy as np
+from typing import Any, TypeVar
 
 from ..bundle.manifest import Bundle
 from ..errors import InputError
 from ..progress import Track, silent
 from ..targets import DEFAULT_TARGET
 from ..targets.session import Session
-from .calibrate import CONTEXTS, PROMPT_LENGTHS, measure
+from .answer import Answer
+from .batch import LiveBatch, generate_batch
+from .chat import ChatTemplate
+from .generation import Cancelled, Generation, steps
 from .latency_target import LatencyTarget
+from .measurements import CALIBRATION, find_table
 from .opening import open_bundle
-from .sampling import Sampling
+from .options import GenerationOptions
+from .prefixes import PrefixCache
 from .selection import Selection, select
 from .sequence import CHUNK, LiveSequence
 from .table import LatencyTable
 from .timings import Timings
-from .tokenizer import Tokenizer
+from .tokenizer import TextStream, Tokenizer
 
-CALIBRATION = ("auto", "never", "always")
-
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Runner:
@@ -56,6 +58,7 @@ class Runner:
         calibration: `auto` measures the budgets if this device has no table yet, `always` measures them now, `never`
             raises instead; or a table.
         chunk: tokens per prefill call.
+        prefix_cache: KV caches of ended generations to keep, for prompts that begin like theirs; 0 for none.
         track: shows progress of a calibration.
 
     Attributes:
@@ -63,6 +66,8 @@ class Runner:
         selection: which budget was picked, why, and what was rejected.
         table: the measurements it was picked by, or None.
         timings: of the latest generation.
+
+    Threads may share a runner.
 
     Raises:
         NoBudgetFitsError: no budget meets the target.
@@ -86,23 +91,28 @@ class Runner:
         context: int | None = None,
         calibration: str | LatencyTable = "auto",
         chunk: int = CHUNK,
+        prefix_cache: int = 1,
         track: Track = silent,
     ) -> None:
-        if latency_target is not None and budget is not None:
-            raise InputError("A latency target and a budget were given.", fix="pass one of them")
         if not isinstance(calibration, LatencyTable) and calibration not in CALIBRATION:
             raise InputError(f"calibration {calibration!r} is none of {', '.join(CALIBRATION)}.")
         if chunk < 1 or (context is not None and context < 1):
             raise InputError(f"chunk {chunk} and context {context} must be at least 1.")
-        self.latency_target = None if latency_target is None else LatencyTarget.parse(latency_target)
+        if prefix_cache < 0:
+            raise InputError(f"{prefix_cache} caches cannot be kept.", fix="use 0 or more")
+        if latency_target is not None:
+            latency_target = LatencyTarget.parse(latency_target)  # before anything is loaded
         self._opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory, hashes=verify_hashes)
         self.bundle, self._chunk = self._opening.bundle, chunk
         self.table: LatencyTable | None = None
         self.timings = Timings()
+        self._calibration, self._track = calibration, track
+        self._prefixes = PrefixCache(prefix_cache)
         self._session: Session | None = None
         self._closed = False
+        self._opening_lock, self._measuring = threading.RLock(), threading.RLock()
         try:
-            self.selection = self._select(budget, context, calibration, best_effort, track)
+            self.selection = self.select(latency_target, budget=budget, context=context, best_effort=best_effort)
             self._open()
         except BaseException:
             self.close()
@@ -118,62 +128,156 @@ class Runner:
         """The bundle's tokenizer; InputError if it has none."""
         return Tokenizer(self.bundle.path)
 
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The bundle's chat template; InputError if it has none."""
+        return ChatTemplate.of(self.bundle.path)
+
+    def select(
+        self,
+        latency_target: str | float | LatencyTarget | None = None,
+        *,
+        budget: str | None = None,
+        context: int | None = None,
+        best_effort: bool = False,
+    ) -> Selection:
+        """Pick a budget for one generation; the bundle stays loaded, and `selection` as it is.
+
+        Args:
+            latency_target, budget, best_effort: as for the runner; without target and budget, the widest.
+            context: tokens at which the target must hold; by default the longest that was measured.
+
+        Raises:
+            NoBudgetFitsError: no budget meets the target.
+            BundleError: there is no such budget.
+            InputError: an argument cannot be used, or there is no table and `calibration` is `never`.
+        """
+        budgets = self.bundle.budgets
+        if latency_target is not None and budget is not None:
+            raise InputError("A latency target and a budget were given.", fix="pass one of them")
+        if budget is not None:
+            return Selection(self.bundle.budget(budget), f"{budget} was asked for by name.")
+        if latency_target is None:
+            widest = max(budgets, key=lambda b: b.parameters(self.bundle.architecture))
+            return Selection(widest, f"{widest.name} is the widest budget; there was no latency target.")
+        target = LatencyTarget.parse(latency_target)
+        table = self.measurements(target, context)
+        return select(budgets, table, target, context=context, best_effort=best_effort)
+
+    def measurements(self, target: LatencyTarget | None = None, context: int | None = None) -> LatencyTable:
+        """The measurements of this device; they are made now if there are none and `calibration` allows it.
+
+        `target` and `context` name lengths that are to be measured too, if it comes to that.
+        """
+        with self._measuring:
+            if self.table is None:
+                self.table = find_table(self._opening, self._open, self._calibration, target, context, self._track)
+            return self.table
+
     def generate(
         self,
         prompt: str | Sequence[int],
         max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        stop_on_eos: bool = True,
-    ) -> Iterator[str]:
-        """Generate text, piece by piece as it is decided. `timings` is complete when the iterator ends.
+        *,
+        selection: Selection | None = None,
+        **options: Any,
+    ) -> Generation[str]:
+        """Generate text, piece by piece as it is decided.
+
+            for piece in runner.generate("In the beginning", 40, temperature=0.8, top_p=0.95, stop=["\n\n"]):
+                print(piece, end="", flush=True)
+
+        Threads may generate at once. A prompt that begins like one of the last generations is computed from where it
+        differs.
 
         Args:
             prompt: text, or token ids.
             max_new_tokens: stop after that many.
-            temperature: 0 for the likeliest token each time.
-            top_k: choose among the k likeliest only; 0 for all.
-            top_p: choose among the likeliest that together have this probability.
-            seed: the same seed, prompt and settings give the same text.
-            stop_on_eos: stop at the model's end-of-text token, which is not part of the text.
+            selection: run this budget, from `select`; by default the runner's own.
+            options: see `GenerationOptions`: temperature, top_k, top_p, min_p, repetition_penalty, seed, stop,
+                logprobs, stop_on_eos.
+
+        Returns:
+            An iterator over pieces of text, with `text`, `tokens`, `logprobs`, `timings`, `stopped_by` and `cancel`.
 
         Raises:
-            InputError: the prompt is empty or longer than the model holds, or a setting cannot be used.
+            InputError: the prompt is empty or longer than the model holds, or an option cannot be used.
         """
-        ids = self._prompt(prompt)
-        tokens = self.generate_ids(ids, max_new_tokens, temperature, top_k, top_p, seed, stop_on_eos)
-        return self.tokenizer.stream(tokens, ids)
+        asked = _options(max_new_tokens, options)
+        return self._generation(self._prompt(prompt), asked, selection, self.tokenizer, _texts)
 
     def generate_ids(
         self,
         prompt: str | Sequence[int],
         max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        stop_on_eos: bool = True,
-    ) -> Iterator[int]:
-        """As `generate`, but token ids; works without a tokenizer if the prompt is ids and `stop_on_eos` is false."""
-        ids = self._prompt(prompt)
-        sampling = Sampling(temperature, top_k, top_p)
-        sampling.validate()
-        if max_new_tokens < 1:
-            raise InputError(f"{max_new_tokens} new tokens are nothing to generate.", fix="ask for 1 or more")
-        if seed is not None and seed < 0:
-            raise InputError(f"The seed {seed} is negative.", fix="use 0 or more")
-        eos = self.tokenizer.eos if stop_on_eos and self._has_tokenizer() else frozenset()
-        self._open()
-        return self._generate(ids, max_new_tokens, sampling, np.random.default_rng(seed), eos)
+        *,
+        selection: Selection | None = None,
+        **options: Any,
+    ) -> Generation[int]:
+        """As `generate`, but token ids; a prompt of ids without `stop_on_eos` and `stop` needs no tokenizer."""
+        asked = _options(max_new_tokens, options)
+        tokenizer = self.tokenizer if asked.stops else None
+        return self._generation(self._prompt(prompt), asked, selection, tokenizer, _tokens)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_new_tokens: int = 64,
+        *,
+        selection: Selection | None = None,
+        **options: Any,
+    ) -> Generation[str]:
+        """As `generate`, after a conversation written by the bundle's chat template.
+
+        Args:
+            messages: such as `[{"role": "user", "content": "Hello"}]`.
+        """
+        return self.generate(self.chat_prompt(messages), max_new_tokens, selection=selection, **options)
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation and the beginning of the next answer."""
+        return self.tokenizer.encode(self.chat_template.render(messages), special=False)
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        max_new_tokens: int = 64,
+        *,
+        selection: Selection | None = None,
+        **options: Any,
+    ) -> list[Answer]:
+        """Generate after several prompts at once, at one budget; they may differ in length.
+
+        Every answer is what `generate` gives for that prompt alone (but for rounding); a seed is that of every prompt.
+        `timings` are those of the longest.
+
+        Returns:
+            For each prompt its answer: `text` (if the bundle has a tokenizer), `tokens`, `logprobs`, `stopped_by`.
+
+        Raises:
+            InputError: as for `generate`; there must be a prompt.
+        """
+        asked = _options(max_new_tokens, options)
+        ids = [self._prompt(prompt) for prompt in prompts]
+        if not ids:
+            raise InputError("There is no prompt.", fix="pass a list of at least one")
+        tokenizer = self.tokenizer if self._has_tokenizer() else None
+        selection = selection or self.selection
+        session = self._open()
+        answers = [self._answer(prompt, asked, tokenizer) for prompt in ids]
+        self.timings = Timings(max(map(len, ids)), target=selection.target)
+        batch = LiveBatch(session, selection.budget, len(ids), self.max_tokens, chunk=self._chunk)
+        generate_batch(batch, ids, answers, self.timings, self._check)
+        return answers
 
     def close(self) -> None:
         """Release the weights. Running generations end with an error."""
-        if self._session is not None:
-            self._session.close()
-        self._session = None
-        self._closed = True
+        with self._opening_lock:
+            self._closed = True
+            session, self._session = self._session, None
+        self._prefixes.clear()
+        if session is not None:
+            session.close()
 
     def __enter__(self) -> Runner:
         return self
@@ -186,75 +290,43 @@ class Runner:
     def _open(self) -> Session:
         if self._closed:
             raise InputError("The runner is closed.", fix="generate inside the `with` statement")
-        if self._session is None:
-            self._session = self._opening.session()
-        return self._session
+        with self._opening_lock:
+            if self._session is None:
+                self._session = self._opening.session()
+            return self._session
 
-    def _select(
-        self, budget: str | None, context: int | None, calibration: str | LatencyTable, best_effort: bool, track: Track
-    ) -> Selection:
-        budgets, architecture = self.bundle.budgets, self.bundle.architecture
-        if budget is not None:
-            return Selection(self.bundle.budget(budget), f"{budget} was asked for by name.")
-        if self.latency_target is None:
-            widest = max(budgets, key=lambda b: b.parameters(architecture))
-            return Selection(widest, f"{widest.name} is the widest budget; there was no latency target.")
-        self.table = self._find_table(context, calibration, track)
-        return select(budgets, self.table, self.latency_target, context=context, best_effort=best_effort)
+    def _generation(
+        self,
+        ids: list[int],
+        options: GenerationOptions,
+        selection: Selection | None,
+        tokenizer: Tokenizer | None,
+        view: Callable[[Iterator[tuple[int, str]]], Iterator[T]],
+    ) -> Generation[T]:
+        selection, session, maximum = selection or self.selection, self._open(), self.max_tokens
+        answer = self._answer(ids, options, tokenizer)
+        self.timings = timings = Timings(len(ids), target=selection.target)
+        cancelled = threading.Event()
 
-    @property
-    def _calibrate_command(self) -> str:
-        return f"flextron-export calibrate {self.bundle.path} {self._opening.options}"
+        def check() -> None:
+            if cancelled.is_set():
+                raise Cancelled
+            self._open()
 
-    def _find_table(self, context: int | None, calibration: str | LatencyTable, track: Track) -> LatencyTable:
-        if isinstance(calibration, LatencyTable):
-            return calibration
-        opening = self._opening
-        if calibration != "always":
-            device = opening.device()["id"]
-            table = LatencyTable.load(self.bundle, device, opening.target, opening.layout, opening.dtype)
-            if table is not None:
-                if table.caution:
-                    log.warning("%s Measure again: %s", table.caution, self._calibrate_command)
-                return table
-            how = f"{opening.target}, {opening.layout}, {opening.dtype}"
-            what = f"{self.bundle.path} has no measurements of {how} on this device."
-            if calibration == "never":
-                raise InputError(what, fix=self._calibrate_command)
-            log.warning("%s Measuring now; this takes some seconds, once.", what)
-        contexts, prompts = [*CONTEXTS], [*PROMPT_LENGTHS]
-        if context is not None and context > max(contexts):
-            contexts.append(context)  # measured rather than extrapolated
-        prompt = self.latency_target.prompt_length if self.latency_target else None
-        if prompt is not None and prompt > max(prompts):
-            prompts.append(prompt)
-        return measure(opening, self._open(), contexts, prompts, track=track)
+        def sequence() -> LiveSequence:
+            check()
+            found = self._prefixes.take(selection.budget, ids, maximum)
+            return found or LiveSequence(session, selection.budget, maximum, chunk=self._chunk)
 
-    def _generate(
-        self, ids: list[int], count: int, sampling: Sampling, random: np.random.Generator, eos: frozenset[int]
-    ) -> Iterator[int]:
-        self.timings = timings = Timings(len(ids), target=self.latency_target)
-        start = time.perf_counter()
-        sequence = LiveSequence(self._open(), self.selection.budget, self.max_tokens, chunk=self._chunk)
-        token = sampling.choose(sequence.prefill(ids), random)
-        now = time.perf_counter()
-        timings.first_token_ms = (now - start) * 1e3
-        while True:
-            timings.tokens += 1
-            if token in eos:
-                timings.stopped_by = "eos"
-                return
-            if timings.tokens >= count:
-                timings.stopped_by = "length"
-            elif sequence.length >= sequence.maximum:
-                timings.stopped_by = "context"
-            yield token
-            if timings.stopped_by:
-                return
-            start = time.perf_counter()  # what the caller does with a token is not the model's time
-            sequence.session = self._open()
-            token = sampling.choose(sequence.decode(token), random)
-            timings.token_ms.append((time.perf_counter() - start) * 1e3)
+        written = steps(sequence, self._prefixes.give, ids, answer, timings, check)
+        return Generation(view(written), answer, timings, selection, cancelled)
+
+    def _check(self) -> None:
+        self._open()
+
+    def _answer(self, ids: list[int], options: GenerationOptions, tokenizer: Tokenizer | None) -> Answer:
+        eos = self.tokenizer.eos if options.stop_on_eos and self._has_tokenizer() else frozenset()
+        return Answer(ids, options, eos, TextStream(tokenizer, ids) if tokenizer else None)
 
     def _has_tokenizer(self) -> bool:
         return (self.bundle.path / "tokenizer.json").is_file()
@@ -276,3 +348,22 @@ class Runner:
                 fix="shorten the prompt, and leave room for the answer",
             )
         return ids
+
+
+def _options(max_new_tokens: int, options: Mapping[str, Any]) -> GenerationOptions:
+    found = GenerationOptions(max_new_tokens, **options)
+    found.validate()
+    return found
+
+
+def _texts(written: Iterator[tuple[int, str]]) -> Iterator[str]:
+    with closing(written):  # type: ignore[type-var]  # a generator
+        for _, piece in written:
+            if piece:
+                yield piece
+
+
+def _tokens(written: Iterator[tuple[int, str]]) -> Iterator[int]:
+    with closing(written):  # type: ignore[type-var]
+        for token, _ in written:
+            yield token

@@ -52,6 +52,7 @@ class Selection:
         numbers: its measured numbers, None where none were needed.
         rejected: all other budgets, best quality first.
         met: whether it meets the target (False only for best effort).
+        target: what it was picked for; None if it was not picked for a target.
     """
 
     budget: Budget
@@ -59,6 +60,7 @@ class Selection:
     numbers: Numbers | None = None
     rejected: tuple[Rejection, ...] = ()
     met: bool = True
+    target: LatencyTarget | None = None
 
     def to_json(self) -> dict[str, Any]:
         rejected = [
@@ -118,7 +120,7 @@ def select(
             raise NoBudgetFitsError(reason, fix=fix)
         reason += " It runs as the best effort."
     rejected = tuple(_rejection(b, measured.get(b.name), picked, target) for b in ranked if b is not picked)
-    return Selection(picked, reason, measured[picked.name], rejected, bool(fitting))
+    return Selection(picked, reason, measured[picked.name], rejected, bool(fitting), target)
 
 
 def rank(budgets: Sequence[Budget], table: LatencyTable) -> list[Budget]:

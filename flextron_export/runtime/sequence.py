@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,16 @@ class LiveSequence:
         maximum: most tokens the sequence may hold.
         chunk: tokens per prefill call.
         capacity: cache slots to begin with; by default what the first call needs.
+
+    Attributes:
+        ids: the tokens it holds, one per slot in use.
     """
 
     def __init__(
         self, session: Session, budget: Budget, maximum: int, *, chunk: int = CHUNK, capacity: int | None = None
     ) -> None:
         self.session, self.budget, self.maximum, self.chunk = session, budget, maximum, chunk
-        self.length = 0
+        self.ids: list[int] = []
         self.cache: Any = None if capacity is None else session.new_cache(budget, 1, capacity)
         # Reused by every decode step, so that a token allocates nothing.
         self._token = np.zeros((1, 1), np.int64)
@@ -38,17 +41,36 @@ class LiveSequence:
         self._write = np.zeros(1, np.int64)
         self._row = np.zeros(1, np.int64)
 
-    def prefill(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Append tokens; return the float32 logits [vocab] after the last one, valid until the next call."""
+    @property
+    def length(self) -> int:
+        """Slots in use."""
+        return len(self.ids)
+
+    def cut(self, tokens: int) -> None:
+        """Forget what comes after the first `tokens`; later calls overwrite it."""
+        del self.ids[tokens:]
+
+    def copy(self, tokens: int, capacity: int) -> LiveSequence:
+        """A sequence of its own that holds the first `tokens`, in a cache of `capacity` slots."""
+        new = LiveSequence(self.session, self.budget, self.maximum, chunk=self.chunk)
+        new.cache, new.ids = self.session.copy(self.cache, (0,), tokens, capacity), self.ids[:tokens]
+        return new
+
+    def prefill(self, ids: Sequence[int] | np.ndarray, before: Callable[[], None] = lambda: None) -> np.ndarray:
+        """Append tokens; return the float32 logits [vocab] after the last one, valid until the next call.
+
+        `before` is called before every chunk; if it raises, the chunks before it stay.
+        """
         ids = np.asarray(ids, np.int64)
         self.reserve(self.length + len(ids))
         for start in range(0, len(ids), self.chunk):
+            before()
             part = ids[None, start : start + self.chunk]
             positions = np.arange(self.length, self.length + part.shape[1], dtype=np.int64)[None]
             write = np.array([self.length], np.int64)
             # One row of logits per chunk: the LM head is the largest matrix of a small model.
             logits = self.session.step(self.cache, part, positions, write, np.array([part.shape[1] - 1], np.int64))
-            self.length += part.shape[1]
+            self.ids.extend(part[0].tolist())
         return logits[0]
 
     def decode(self, token: int) -> np.ndarray:
@@ -57,7 +79,7 @@ class LiveSequence:
         self._token[0, 0] = token
         self._position[0, 0] = self._write[0] = self.length
         logits = self.session.step(self.cache, self._token, self._position, self._write, self._row)
-        self.length += 1
+        self.ids.append(token)
         return logits[0]
 
     def reserve(self, tokens: int) -> None:

@@ -16,14 +16,16 @@ class Timings:
 
     Attributes:
         prompt_tokens: length of the prompt.
+        reused_tokens: of these, how many lay in the cache of an earlier generation.
         tokens: tokens generated, an end-of-text token included.
         first_token_ms: from the call to the first token, prefill included.
         token_ms: milliseconds of each further token.
-        stopped_by: `eos`, `length` (as many as asked for), `context` (the cache is full), or empty while it runs.
+        stopped_by: why it ended, see `Answer`; empty while it runs.
         target: what should have been met, or None.
     """
 
     prompt_tokens: int = 0
+    reused_tokens: int = 0
     tokens: int = 0
     first_token_ms: float = 0.0
     token_ms: list[float] = field(default_factory=list)
@@ -53,7 +55,9 @@ class Timings:
         return all(verdicts) if verdicts else None
 
     def to_json(self) -> dict[str, Any]:
-        kept = {k: getattr(self, k) for k in ("prompt_tokens", "tokens", "stopped_by", "p50", "p95", "met")}
+        kept = {
+            k: getattr(self, k) for k in ("prompt_tokens", "reused_tokens", "tokens", "stopped_by", "p50", "p95", "met")
+        }
         return {
             **{k: round(v, 4) if isinstance(v, float) else v for k, v in kept.items()},
             "first_token_ms": round(self.first_token_ms, 4),

@@ -47,9 +47,12 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self.eos = frozenset(_eos(directory, self._tokenizer))
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids, with a beginning-of-text token if the tokenizer adds one."""
-        ids: list[int] = self._tokenizer.encode(text).ids
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids, with a beginning-of-text token if the tokenizer adds one.
+
+        `special=False` adds none: for text from a chat template, which writes them itself.
+        """
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -57,30 +60,56 @@ class Tokenizer:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
-    def stream(self, ids: Iterable[int], prompt: Sequence[int] = ()) -> Iterator[str]:
-        """Text of tokens as they come: never half a character, and a space after the prompt if there is one.
+    def token(self, token: int) -> str:
+        """Text of one token by itself, a special token's name included."""
+        text: str = self._tokenizer.decode([token], skip_special_tokens=False)
+        return text
 
-        The pieces joined are what `decode` gives for prompt and tokens, less the prompt's text.
-        """
+    def stream(self, ids: Iterable[int], prompt: Sequence[int] = ()) -> Iterator[str]:
+        """Text of tokens as they come, see `TextStream`; no empty pieces."""
+        stream = TextStream(self, prompt)
+        for token in ids:
+            if piece := stream.push(token):
+                yield piece
+        if rest := stream.finish():
+            yield rest
+
+
+class TextStream:
+    """Text of tokens as they come: never half a character, and a space after the prompt if there is one.
+
+    The pieces joined are what `decode` gives for prompt and tokens, less the prompt's text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
+        self._decode = tokenizer.decode
         # Decoders look at neighbours (a leading space is dropped, bytes are joined), so a token is decoded together
         # with those before it, back to the last point but one where the text was whole.
-        window = list(prompt)
-        text = self.decode(window)
-        emitted, whole = len(text.rstrip(_INCOMPLETE)), 0 if text.endswith(_INCOMPLETE) else len(window)
-        waiting = 0
-        for token in ids:
-            window.append(token)
-            text = self.decode(window)
-            waiting = waiting + 1 if text.endswith(_INCOMPLETE) else 0
-            ready = len(text) if waiting >= _LONGEST_CHARACTER else len(text.rstrip(_INCOMPLETE))
-            if ready > emitted:
-                yield text[emitted:ready]
-                emitted, waiting = ready, 0
-            if not text.endswith(_INCOMPLETE) and (last := self.decode(window[whole:])):
-                window, whole = window[whole:], len(window) - whole
-                emitted, waiting = len(last), 0
-        if rest := self.decode(window)[emitted:]:
-            yield rest
+        self._window = list(prompt)
+        text = self._decode(self._window)
+        self._emitted = len(text.rstrip(_INCOMPLETE))
+        self._whole = 0 if text.endswith(_INCOMPLETE) else len(self._window)
+        self._waiting = 0
+
+    def push(self, token: int) -> str:
+        """The text that a token makes ready; empty if its character is not whole yet."""
+        self._window.append(token)
+        text, piece = self._decode(self._window), ""
+        self._waiting = self._waiting + 1 if text.endswith(_INCOMPLETE) else 0
+        ready = len(text) if self._waiting >= _LONGEST_CHARACTER else len(text.rstrip(_INCOMPLETE))
+        if ready > self._emitted:
+            piece = text[self._emitted : ready]
+            self._emitted, self._waiting = ready, 0
+        if not text.endswith(_INCOMPLETE) and (last := self._decode(self._window[self._whole :])):
+            self._window, self._whole = self._window[self._whole :], len(self._window) - self._whole
+            self._emitted, self._waiting = len(last), 0
+        return piece
+
+    def finish(self) -> str:
+        """What is left when no token follows."""
+        text = self._decode(self._window)
+        rest, self._emitted = text[self._emitted :], len(text)
+        return rest
 
 
 def _eos(directory: Path, tokenizer: Any) -> tuple[int, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,8 @@ class OnnxRuntimeCache:
 class OnnxRuntimeSession:
     """See `Session`. `per-budget` loads a budget's graph when it is first used."""
 
+    concurrent = True
+
     def __init__(self, bundle: Bundle, layout: str, dtype: str, threads: int, low_memory: bool) -> None:
         self.bundle, self.layout, self.dtype, self.threads, self.low_memory = bundle, layout, dtype, threads, low_memory
         self.float = numpy_dtype(DTYPES[dtype])
@@ -143,6 +146,7 @@ class OnnxRuntimeSession:
         self._bound: dict[str, dict[str, Any]] = {}
         self._weights = bundle.weights(dtype) if layout == "shared" else None
         self._memory = 0
+        self._lock = threading.Lock()  # what threads share grows only while a call is prepared
         self._graphs = bundle.graphs(layout, dtype)
         if layout != "per-budget":
             self._session(next(iter(self._graphs.values())))
@@ -162,6 +166,13 @@ class OnnxRuntimeSession:
         cache.calls.clear()
         cache.tokens.clear()
 
+    def copy(self, cache: OnnxRuntimeCache, sequences: Sequence[int], tokens: int, capacity: int) -> OnnxRuntimeCache:
+        new = self.new_cache(cache.budget, len(sequences), capacity)
+        for name, old in cache.arrays.items():
+            for to, source in enumerate(sequences):
+                new.arrays[name][to, :, :tokens] = old[source, :, :tokens]
+        return new
+
     def step(
         self, cache: OnnxRuntimeCache, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
@@ -170,7 +181,8 @@ class OnnxRuntimeSession:
             if ids.shape[1] > 1:  # only the decode step, which comes again and again, is worth keeping
                 cache.calls.clear()
                 cache.tokens.clear()
-            self._prepare(cache, *key)
+            with self._lock:
+                self._prepare(cache, *key)
         tokens = cache.tokens[key]
         for name, value in (("ids", ids), ("positions", positions), ("write", write), ("rows", rows)):
             tokens[name][...] = value

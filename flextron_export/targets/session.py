@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,8 +20,10 @@ class Cache(Protocol):
 
 
 class Session(Protocol):
-    """A loaded bundle on one target. One thread at a time."""
+    """A loaded bundle on one target."""
 
+    concurrent: bool
+    """Whether several threads may use it at once, each with caches of its own; else one thread at a time."""
     max_capacity: int
     """Most slots a cache can have: the model's positions, or fewer if an engine was built for fewer."""
 
@@ -29,6 +32,16 @@ class Session(Protocol):
 
     def grow(self, cache: Any, capacity: int) -> None:
         """Give the cache more slots in place, keeping what it holds."""
+
+    def copy(self, cache: Any, sequences: Sequence[int], tokens: int, capacity: int) -> Cache:
+        """A new cache of at least `capacity` slots that begins with the first `tokens` slots of some of the sequences.
+
+        Args:
+            cache: left as it is.
+            sequences: indices into its batch; the new batch has them in this order.
+            tokens: at most either capacity.
+            capacity: slots per sequence.
+        """
 
     def step(
         self, cache: Any, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray
@@ -43,7 +56,7 @@ class Session(Protocol):
             rows: int64 [N], indices into the B*S flattened tokens.
 
         Returns:
-            float32 logits [N, vocab], valid until the next call.
+            float32 logits [N, vocab], valid until the next call with this cache.
         """
 
     def memory(self) -> int:

@@ -119,6 +119,29 @@ def test_run_with_the_same_seed_gives_the_same_text(call, bundle):
     assert first == again != other
 
 
+def test_run_with_stop_strings_and_log_probabilities(call, bundle):
+    settings = ("--prompt", "In the", "--max-new-tokens", 12, "--ignore-eos", "--threads", 1, "--json")
+    whole = json.loads(call("run", bundle, *settings, "--logprobs", 2).stdout)
+    assert len(whole["logprobs"]) == len(whole["tokens"]) == 12
+    assert [entry["token"] for entry in whole["logprobs"]] == whole["tokens"]
+    assert whole["logprobs"][0]["top"][0] == [whole["tokens"][0], pytest.approx(whole["logprobs"][0]["logprob"])]
+    stop = whole["text"][5:7]
+    found = json.loads(call("run", bundle, *settings, "--stop", "no such text", "--stop", stop).stdout)
+    assert found["text"] == whole["text"][: whole["text"].index(stop)] and found["timings"]["stopped_by"] == "stop"
+    penalised = json.loads(call("run", bundle, *settings, "--repetition-penalty", 1.5).stdout)
+    assert penalised["tokens"] != whole["tokens"]
+
+
+def test_run_answers_a_message_with_the_chat_template(call, bundle):
+    settings = ("--max-new-tokens", 8, "--ignore-eos", "--threads", 1)
+    refused = call("run", bundle, "--prompt", "hi", "--chat")
+    assert refused.exit_code == errors.InputError.exit_code and "no chat template" in refused.stderr
+    (bundle / "chat_template.jinja").write_text("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
+    found = call("run", bundle, "--prompt", "hi", "--chat", "--system", "be brief", *settings)
+    assert found.stdout == call("run", bundle, "--prompt", "<system>be brief<user>hi", *settings).stdout
+    assert call("run", bundle, "--prompt", "hi", "--system", "be brief").exit_code == 2
+
+
 def test_run_reads_a_prompt_from_standard_input(call, bundle):
     settings = ("--threads", 1, "--ignore-eos", "--max-new-tokens", 8)
     piped = call("run", bundle, "--prompt-file", "-", *settings, input="In the")

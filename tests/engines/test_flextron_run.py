@@ -72,7 +72,9 @@ def test_greedy_tokens_are_those_of_python(command, pristine, layout, budget):
 @pytest.mark.parametrize("seed", [0, 7, 2**40 + 1])
 def test_sampled_tokens_are_those_of_python(command, pristine, seed):
     with Runner(pristine, budget="p59", threads=1) as runner:
-        expected = list(runner.generate_ids(PROMPT, 30, 0.9, 50, 0.95, seed, stop_on_eos=False))
+        expected = list(
+            runner.generate_ids(PROMPT, 30, temperature=0.9, top_k=50, top_p=0.95, seed=seed, stop_on_eos=False)
+        )
     settings = ("--temperature", 0.9, "--top-k", 50, "--top-p", 0.95, "--seed", seed, "--ignore-eos")
     found = generated(command, pristine, "--budget", "p59", "--max-new-tokens", 30, *settings)
     assert found["tokens"] == expected

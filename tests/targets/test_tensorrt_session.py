@@ -180,6 +180,21 @@ def test_a_session_computes_what_onnx_runtime_does_in_pieces_decode_and_after_gr
         np.testing.assert_allclose(found, wanted, atol=2e-2)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_copied_slots_of_chosen_sequences_are_those_of_onnx_runtime(opened, shipped, layout):
+    prompt = np.random.default_rng(1).integers(0, 250, (2, 20))
+    found = []
+    for session in (opened(layout), onnxruntime_cpu.open_session(shipped, layout=layout, dtype="fp16")):
+        _, cache = generate(session, shipped.budgets[1], prompt, 3)
+        for sequences, tokens in (([1], 15), ([1, 0], 20)):
+            copy = session.copy(cache, sequences, tokens, 64)
+            assert (copy.batch, copy.capacity) == (len(sequences), 64)
+            next_ids = np.full((len(sequences), 1), 9)
+            places = np.full((len(sequences), 1), tokens)
+            found.append(session.step(copy, next_ids, places, places[:, 0], np.arange(len(sequences))).copy())
+    np.testing.assert_allclose(np.vstack(found[:2]), np.vstack(found[2:]), atol=2e-2)
+
+
 def test_weights_are_uploaded_once_and_all_memory_is_given_back(opened, shipped):
     session = opened("shared")
     memory = session._cuda.held

@@ -7,6 +7,7 @@ the calls to TensorRT and CUDA themselves are written from their documentation.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class TensorRTCache:
 class TensorRTSession:
     """See `Session`. Engines are loaded when they are first used; one execution context each."""
 
+    concurrent = False
+
     def __init__(self, library: Any, bundle: Bundle, directory: Path, record: EngineRecord) -> None:
         self.bundle, self.directory, self.record = bundle, directory, record
         self.max_capacity = record.capacities[-1]
@@ -62,17 +65,27 @@ class TensorRTSession:
     def grow(self, cache: TensorRTCache, capacity: int) -> None:
         new = self.new_cache(cache.budget, cache.batch, capacity)
         if new.capacity > cache.capacity:
-            slot = self.bundle.architecture.head_dim * numpy_dtype(DTYPES[self.record.dtype]).itemsize
-            old_row, new_row = cache.capacity * slot, new.capacity * slot  # one row per sequence and group
-            for name, offset in cache.layout.offsets.items():
-                groups = cache.budget.layers[int(name.split(".")[1])].groups
-                to, source = new.address + new.layout.offsets[name], cache.address + offset
-                self._cuda.copy_rows(to, new_row, source, old_row, old_row, cache.batch * groups)
-            self._cuda.wait()
+            self._copy(new, cache, range(cache.batch), cache.capacity)
             cache.free()
             new.free.detach()
             cache.capacity, cache.layout, cache.address = new.capacity, new.layout, new.address
             cache.free = weakref.finalize(cache, self._cuda.free, cache.address)
+
+    def copy(self, cache: TensorRTCache, sequences: Sequence[int], tokens: int, capacity: int) -> TensorRTCache:
+        new = self.new_cache(cache.budget, len(sequences), capacity)
+        self._copy(new, cache, sequences, tokens)
+        return new
+
+    def _copy(self, new: TensorRTCache, old: TensorRTCache, sequences: Sequence[int], tokens: int) -> None:
+        slot = self.bundle.architecture.head_dim * numpy_dtype(DTYPES[self.record.dtype]).itemsize
+        old_row, new_row = old.capacity * slot, new.capacity * slot  # one row per sequence and group
+        for name, offset in old.layout.offsets.items():
+            groups = old.budget.layers[int(name.split(".")[1])].groups
+            for number, sequence in enumerate(sequences):
+                to = new.address + new.layout.offsets[name] + number * groups * new_row
+                source = old.address + offset + sequence * groups * old_row
+                self._cuda.copy_rows(to, new_row, source, old_row, tokens * slot, groups)
+        self._cuda.wait()
 
     def step(
         self, cache: TensorRTCache, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray

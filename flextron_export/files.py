@@ -84,14 +84,7 @@ def new_directory(path: Path, *, marker: str, overwrite: bool = False) -> Iterat
         InputError: `path` exists and may not be replaced, or it cannot be written.
     """
     path = _resolved(path)
-    recover(path)
-    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-        if not (path / marker).is_file():
-            raise InputError(
-                f"{path} exists and was not written by this tool (it has no {marker}).", fix="choose another --out"
-            )
-        if not overwrite:
-            raise InputError(f"{path} exists.", fix="choose another --out, or pass --overwrite")
+    check_new_directory(path, marker=marker, overwrite=overwrite)
     with _explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
@@ -105,6 +98,19 @@ def new_directory(path: Path, *, marker: str, overwrite: bool = False) -> Iterat
                 _swap(temporary, path, overwrite)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new_directory(path: Path, *, marker: str, overwrite: bool = False) -> None:
+    """Raise InputError if `new_directory` would not make or replace this directory: to be known before long work."""
+    path = _resolved(path)
+    recover(path)
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        if not (path / marker).is_file():
+            raise InputError(
+                f"{path} exists and was not written by this tool (it has no {marker}).", fix="choose another --out"
+            )
+        if not overwrite:
+            raise InputError(f"{path} exists.", fix="choose another --out, or pass --overwrite")
 
 
 def _swap(new: Path, path: Path, overwrite: bool) -> None:

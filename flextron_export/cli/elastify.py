@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
-from ..training.elastic import LOSSES
+from ..training.distribution import is_main_process, leave
 from ..training.elastify import DTYPES, elastify
 from ..training.optimizer import OPTIMIZERS
+from ..training.sampling import SAMPLINGS
+from ..training.settings import LOSSES, PRECISIONS
 from .common import DIRECTORY, json_option, print_json, print_table, show_warnings
 
 
@@ -21,7 +23,13 @@ def default(name: str) -> dict[str, Any]:
 
 @click.command("elastify", short_help="Turn a Hugging Face model into an elastic checkpoint.")
 @click.argument("model", type=DIRECTORY)
-@click.option("--text", type=DIRECTORY, multiple=True, required=True, help="Text: .txt, .txt.xz, .txt.gz; may repeat.")
+@click.option(
+    "--text",
+    multiple=True,
+    required=True,
+    help="Text: .txt or .jsonl, also .xz or .gz; or dataset:DIRECTORY_OR_NAME[:SPLIT[:CONFIGURATION]]; may repeat.",
+)
+@click.option("--text-field", help="Field with the text in JSONL and data sets.", **default("text_field"))
 @click.option("--out", type=DIRECTORY, required=True, help="Checkpoint directory to create.")
 @click.option("--tokens", type=int, help="Tokens to train on; 0 only sorts.", **default("tokens"))
 @click.option(
@@ -30,10 +38,26 @@ def default(name: str) -> dict[str, Any]:
     help="Learn from the original, the text, or both.",
     **default("loss"),
 )
-@click.option("--batch", type=int, help="Sequences per step.", **default("batch"))
+@click.option("--batch", type=int, help="Sequences per step, over all processes.", **default("batch"))
 @click.option("--length", type=int, help="Tokens per sequence.", **default("length"))
 @click.option("--learning-rate", type=float, help="Highest learning rate; less for wider models by default.")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="Optimiser.", **default("optimizer"))
+@click.option("--warmup", type=float, help="Share of steps over which the rate rises.", **default("warmup"))
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Of the computation; auto is bf16 where that is fast.",
+    **default("precision"),
+)
+@click.option("--accumulate", type=int, help="Parts to compute a batch in, to save memory.", **default("accumulate"))
+@click.option("--recompute", is_flag=True, help="Gradient checkpointing: slower, less memory.")
+@click.option(
+    "--sampling",
+    type=click.Choice(SAMPLINGS),
+    help="Which sub-networks train together.",
+    **default("sampling"),
+)
+@click.option("--around", type=DIRECTORY, help="Budgets that --sampling router stays near: a checkpoint, or JSON.")
 @click.option("--budgets", type=DIRECTORY, help="JSON list of budgets: a name and [groups, neurons] per layer.")
 @click.option(
     "--dtype",
@@ -41,16 +65,23 @@ def default(name: str) -> dict[str, Any]:
     help="Type of written weights.",
     **default("dtype"),
 )
+@click.option("--work", type=DIRECTORY, help="Directory for tokens and states, kept; OUT.work by default, not kept.")
+@click.option("--save-every", type=int, help="Steps between saved states; 0: none.", **default("save_every"))
+@click.option(
+    "--resume", is_flag=True, help="Go on from the newest state of an interrupted run; begin if there is none."
+)
+@click.option("--tensorboard", type=DIRECTORY, help="Directory for TensorBoard files.")
 @click.option("--seed", type=int, help="Seed of everything random.", **default("seed"))
 @click.option("--threads", type=int, help="CPU threads; fewer are faster while other programs compute.")
 @click.option("--device", help="Torch device, such as cpu or cuda; a GPU by default if there is one.")
 @click.option("--overwrite", is_flag=True, help="Replace an elastic checkpoint at --out.")
 @json_option
-def elastify_command(model: Path, text: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
+def elastify_command(model: Path, text: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Turn MODEL, a Hugging Face directory, into an elastic checkpoint.
 
     Heads and neurons are sorted by importance, then the sub-networks are trained together. The checkpoint still loads
-    in transformers as the full model. A twentieth of the text is held out to measure every budget.
+    in transformers as the full model. A twentieth of the text is held out to measure every budget. Several processes
+    train together if a launcher starts them, and a killed run goes on with --resume: see docs/training.md.
 
     \b
     Example:
@@ -58,6 +89,9 @@ def elastify_command(model: Path, text: tuple[Path, ...], out: Path, as_json: bo
     """
     show_warnings()
     checkpoint = elastify(model, text, out, progress=not as_json, **options)
+    leave()
+    if not is_main_process():
+        return
     rows = [{**b.to_json(), "parameters": b.parameters(checkpoint.architecture)} for b in checkpoint.budgets]
     if as_json:
         print_json({"checkpoint": str(out), "budgets": rows})

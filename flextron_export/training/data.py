@@ -75,26 +75,39 @@ def pack(
     suffix = [] if end is None else [end]
     ids = [i for encoding in tokenizer.encode_batch(list(documents)) for i in (*encoding.ids, *suffix)]
     tokens = np.asarray(ids, np.int64)
-    if len(tokens) < length:
-        raise InputError(
-            f"The text is too short: it has {len(tokens)} tokens, one sequence needs {length}.",
-            cause="too little text is left after some was held out for validation",
-            fix="pass more text, or a shorter --length",
-        )
-    if tokens.max() >= vocab_size:
-        raise InputError(
-            f"The text has token {tokens.max()}, but the model knows only {vocab_size} tokens.",
-            cause="tokenizer.json belongs to another model, or tokens were added to it",
-            fix="use the tokenizer that the model was trained with",
-        )
+    check_length(len(tokens), length)
+    check_vocabulary(int(tokens.max()), vocab_size)
     return tokens[: len(tokens) // length * length].reshape(-1, length)
 
 
+def check_length(tokens: int, length: int) -> None:
+    """Raise InputError if a text does not fill one sequence."""
+    if tokens < length:
+        raise InputError(
+            f"The text is too short: it has {tokens} tokens, one sequence needs {length}.",
+            cause="too little text is left after some was held out for validation",
+            fix="pass more text, or a shorter --length",
+        )
+
+
+def check_vocabulary(token: int, vocab_size: int) -> None:
+    """Raise InputError if the largest token of a text is not one of the model's."""
+    if token >= vocab_size:
+        raise InputError(
+            f"The text has token {token}, but the model knows only {vocab_size} tokens.",
+            cause="tokenizer.json belongs to another model, or tokens were added to it",
+            fix="use the tokenizer that the model was trained with",
+        )
+
+
 def spread(tokens: np.ndarray, sequences: int) -> np.ndarray:
-    """At most that many sequences, evenly spread over the text: its start alone may be easier than the rest."""
+    """At most that many sequences, evenly spread over the text: its start alone may be easier than the rest.
+
+    int64 in memory, also of a memory-mapped text.
+    """
     if len(tokens) <= sequences:
-        return tokens
-    return tokens[np.linspace(0, len(tokens) - 1, sequences).round().astype(int)]
+        return tokens.astype(np.int64, copy=False)
+    return tokens[np.linspace(0, len(tokens) - 1, sequences).round().astype(int)].astype(np.int64)
 
 
 def batches(tokens: np.ndarray, batch: int, length: int, seed: int | np.random.Generator) -> Iterator[np.ndarray]:

@@ -94,3 +94,11 @@ def mean_over_processes(accelerator: Any, values: torch.Tensor) -> list[float]:
         accelerator.reduce(values, reduction="mean") if accelerator.num_processes > 1 else values
     ).tolist()
     return numbers
+
+
+def leave() -> None:
+    """End the processes' group, if there is one, as its library asks for before the program ends."""
+    if launched():
+        import torch
+
+        torch.distributed.destroy_process_group()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,23 @@ from ..elastic.permutation import permute_
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates, check_budgets
 from ..errors import FlextronError, InputError
-from ..files import MALFORMED, new_directory
-from .corpus import read_text, split
-from .data import load_tokenizer, pack, spread
-from .elastic import TrainingSettings, full_smallest_random, train
+from ..files import MALFORMED, check_new_directory, new_directory
+from .data import load_tokenizer, spread
+from .distribution import check_accelerator, launched, make_accelerator, sharded
+from .elastic import train
 from .environment import default_device, quiet_transformers, require_training, thread_count, usable_device
 from .evaluate import validation_loss
 from .importance import measure_importance
+from .sampling import make_sampler
+from .settings import TrainingSettings
+from .state import States, remove
+from .tokens import tokenise
+from .work import default_work, work_directory
 
 IMPORTANCE_SEQUENCES = 128
 VALIDATION_SEQUENCES = 256
+VALIDATION_SHARE = 0.05
+SAVE_EVERY = 500
 LEARNING_RATE = 0.64
 """Default learning rate times hidden size: 2e-3, measured best at 320, and in proportion for wider models."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -46,9 +53,20 @@ def elastify(
     length: int = 128,
     learning_rate: float | None = None,
     optimizer: str = "muon",
+    warmup: float = 0.05,
+    precision: str = "auto",
+    accumulate: int = 1,
+    recompute: bool = False,
+    sampling: str = "sandwich",
+    around: str | Path | Sequence[Budget] | None = None,
     candidates: Candidates | None = None,
     budgets: str | Path | Sequence[Budget] | None = None,
     dtype: str = "auto",
+    text_field: str = "text",
+    work: str | Path | None = None,
+    save_every: int = SAVE_EVERY,
+    resume: bool = False,
+    tensorboard: str | Path | None = None,
     seed: int = 0,
     threads: int | None = None,
     device: str | None = None,
@@ -58,26 +76,39 @@ def elastify(
     """Sort a model by importance, train its sub-networks together, measure them, and write an elastic checkpoint.
 
     The checkpoint is a Hugging Face directory that transformers loads as the full model. A failure at any point leaves
-    what stood at `out` as it was.
+    what stood at `out` as it was. Under a launcher (accelerate, torchrun) every process calls this alike; they train
+    together (docs/training.md).
 
     Args:
         model_dir: Hugging Face directory with safetensors weights and tokenizer.json.
-        text: text files to train on; a twentieth of their documents is held out to measure the budgets.
+        text: text files, JSONL files or data sets to train on, see `sources.read_parts`; a twentieth of their documents
+            is held out to measure the budgets. They are tokenised onto disk, so memory does not grow with them.
         out: checkpoint directory to create.
         tokens: tokens to train on; 0 only sorts.
         loss: `mix`, `distill` or `ce`; see `TrainingSettings`. `distill` stays closest to the original, for a text
             unlike what the model was trained on.
-        batch: sequences per step.
+        batch: sequences per step, over all processes.
         length: tokens per sequence.
         learning_rate: highest learning rate; default `LEARNING_RATE` / hidden size.
         optimizer: `muon` or `adamw`.
+        warmup: share of the steps over which the learning rate rises; then it falls along a cosine.
+        precision: `bf16`, `fp32`, or `auto`: bf16 where the hardware multiplies it faster.
+        accumulate: parts in which a process computes its share of a batch, to save memory.
+        recompute: gradient checkpointing, to save memory.
+        sampling: which sub-networks train together: `sandwich`, `uniform`, `random` or `router`; see `sampling`.
+        around: budgets that `router` stays near: a list, a JSON file of one, or an elastic checkpoint.
         candidates: widths a layer may take; default a quarter, a half, three quarters and all of both widths.
         budgets: the named budgets of the checkpoint, or a JSON file with a list of them (`{"name": ..., "layers":
             [[groups, neurons], ...]}`); default one per candidate, the same in every layer.
         dtype: of the written weights; `auto` is that of the model. Training computes in float32 or mixed precision.
+        text_field: field that holds the text in JSONL files and data sets.
+        work: directory for tokens and states, kept; default `OUT.work`, removed when the checkpoint is written.
+        save_every: steps between two states that a killed run can go on from; 0 saves none.
+        resume: go on from the newest state in the work directory, to the same result; begin if there is none.
+        tensorboard: directory for TensorBoard files.
         seed: of everything random.
         threads: CPU threads, or None for torch's own choice.
-        device: torch device; default a GPU if there is one.
+        device: torch device; default a GPU if there is one. Under a launcher, each process has its own.
         overwrite: replace an elastic checkpoint at `out`.
         progress: show progress on standard error.
 
@@ -98,62 +129,120 @@ def elastify(
     candidates.validate(architecture)
     chosen = _budgets(budgets, candidates, architecture)
     learning_rate = LEARNING_RATE / architecture.hidden_size if learning_rate is None else learning_rate
-    settings = TrainingSettings(tokens, batch, length, learning_rate, loss, optimizer, seed=seed, threads=threads)
+    settings = TrainingSettings(
+        tokens,
+        batch,
+        length,
+        learning_rate,
+        loss,
+        optimizer,
+        warmup,
+        precision=precision,
+        seed=seed,
+        threads=threads,
+        accumulate=accumulate,
+        recompute=recompute,
+    )
     settings.validate()
+    sampler = make_sampler(sampling, architecture, candidates, _read_budgets(around) if around is not None else None)
     if dtype not in DTYPES:
         raise InputError(f"The dtype {dtype!r} is not known.", fix=f"use one of: {', '.join(DTYPES)}")
     if dtype == "auto":
         dtype = _TORCH_NAMES[weights.info("model.embed_tokens.weight").dtype]
     tokenizer = load_tokenizer(model_dir)
-    training, held_out = split(read_text(text), seed=seed)
     end = config.get("eos_token_id")
     end = end[0] if isinstance(end, list) else end
-    packed = pack(training, tokenizer, length, architecture.vocab_size, end)
-    validation = spread(pack(held_out, tokenizer, length, architecture.vocab_size, end), VALIDATION_SEQUENCES)
     require_training()
     import torch
+    from accelerate.utils import broadcast
 
-    device = usable_device(device or default_device())
+    accelerator = make_accelerator()
+    check_accelerator(accelerator, settings)
+    if device is not None and launched():
+        raise InputError("The device of each of several processes is the launcher's choice.", fix="leave out --device")
+    device = str(accelerator.device) if launched() else usable_device(device or default_device())
+    check_new_directory(out, marker=MARKER, overwrite=overwrite)
+    place = default_work(out) if work is None else Path(work)
     with (
-        new_directory(out, marker=MARKER, overwrite=overwrite) as directory,
+        work_directory(place, keep=work is not None),
         thread_count(threads),
         quiet_transformers(),
     ):
+        if accelerator.is_main_process:
+            _settle(States(place, every=save_every), resume=resume, overwrite=overwrite)
+        with accelerator.main_process_first():  # the others then find what it wrote
+            data = tokenise(
+                text,
+                tokenizer,
+                place / "tokens",
+                length=length,
+                vocab_size=architecture.vocab_size,
+                end=end,
+                seed=seed,
+                field=text_field,
+                validation_share=VALIDATION_SHARE,
+                # A streamed data set may be larger than any disk: read what the run needs.
+                limit=round(max(tokens, VALIDATION_SEQUENCES * length / VALIDATION_SHARE) / (1 - VALIDATION_SHARE)),
+                progress=progress and accelerator.is_main_process,
+            )
+        parent = {name: record.sha256 for name, record in weights.records().items()}
+        about = {
+            "model": parent,
+            "text": data.sha256,
+            "sampling": sampling,
+            "candidates": candidates.to_json(),
+            "around": [[list(astuple(w)) for w in b.layers] for b in _read_budgets(around)] if around else [],
+        }
+        states = States(place, every=save_every, about=about, resume=resume)
+        states.check(settings)
         model = load_model(model_dir).to(device)
-        sort_(model, architecture, spread(packed, IMPORTANCE_SEQUENCES))
+        calibration = spread(data.train, IMPORTANCE_SEQUENCES)
+        sort_(model, architecture, calibration)
         if settings.steps:
+            if accelerator.num_processes > 1:
+                # Units of equal importance may have been sorted differently on different devices.
+                broadcast([p.data for p in model.parameters()])
             teacher = copy.deepcopy(model).requires_grad_(False) if loss != "ce" else None
-            sampler = full_smallest_random(architecture, candidates)
             train(
-                model,
+                model.cpu() if sharded(accelerator) else model,
                 architecture,
-                packed,
+                data.train,
                 settings,
                 sampler,
                 teacher=teacher,
+                accelerator=accelerator,
+                states=states,
+                metrics=tensorboard,
                 progress=progress,
                 description="elastic training",
             )
-        model.to(getattr(torch, dtype)).save_pretrained(directory)
-        # Measured as written: rounding to 16 bits is part of what a budget loses. Read back, as `to` has also rounded
-        # what is not written: the frequencies of the rotary embedding. The old model goes first, to make room.
-        del model
-        model = load_model(directory).to(device)
-        checkpoint = ElasticCheckpoint(
-            directory,
-            architecture,
-            candidates,
-            tuple(replace(b, validation_loss=validation_loss(model, architecture, b, validation)) for b in chosen),
-            parent={
-                "path": model_dir.resolve().name,
-                "sha256": {name: record.sha256 for name, record in weights.records().items()},
-            },
-            sorting={"measure": "rms contribution", "sequences": min(len(packed), IMPORTANCE_SEQUENCES)},
-            training=asdict(settings) if settings.steps else {},
-            files=ModelWeights(directory).records(),
-        )
-        copy_tokenizer(model_dir, directory)
-        checkpoint.write_marker(directory)
+            del teacher
+        if accelerator.is_main_process:
+            with new_directory(out, marker=MARKER, overwrite=overwrite) as directory:
+                model.to(getattr(torch, dtype)).save_pretrained(directory)
+                # Measured as written: rounding to 16 bits is part of what a budget loses. Read back, as `to` has also
+                # rounded what is not written: the frequencies of the rotary embedding. The old model goes first, to
+                # make room.
+                del model
+                model = load_model(directory).to(device)
+                validation = spread(data.validation, VALIDATION_SEQUENCES)
+                measured = (
+                    replace(b, validation_loss=validation_loss(model, architecture, b, validation)) for b in chosen
+                )
+                checkpoint = ElasticCheckpoint(
+                    directory,
+                    architecture,
+                    candidates,
+                    tuple(measured),
+                    parent={"path": model_dir.resolve().name, "sha256": parent},
+                    sorting={"measure": "rms contribution", "sequences": len(calibration)},
+                    training={**asdict(settings), "sampling": sampling} if settings.steps else {},
+                    files=ModelWeights(directory).records(),
+                )
+                copy_tokenizer(model_dir, directory)
+                checkpoint.write_marker(directory)
+            remove(states.all())
+        accelerator.wait_for_everyone()
     return ElasticCheckpoint.open(out)
 
 
@@ -181,18 +270,38 @@ def sort_(model: Any, architecture: Architecture, tokens: np.ndarray) -> None:
         )
 
 
+def _settle(states: States, *, resume: bool, overwrite: bool) -> None:
+    """Decide what becomes of the states of an unfinished run."""
+    if resume or not (found := states.all()):
+        return
+    if not overwrite:
+        raise InputError(
+            f"{states.directory} holds an unfinished run: {found[-1].name}.",
+            fix="pass --resume to go on with it, or --overwrite to begin anew",
+        )
+    remove(found)
+
+
 def _budgets(
     given: str | Path | Sequence[Budget] | None, candidates: Candidates, architecture: Architecture
 ) -> tuple[Budget, ...]:
     if given is None:
         return candidates.uniform_budgets(architecture)
-    if isinstance(given, (str, Path)):
-        try:
-            given = [Budget.from_json(value) for value in json.loads(Path(given).read_text(encoding="utf-8"))]
-        except (OSError, *MALFORMED) as error:
-            raise InputError(
-                f"The budgets in {given} cannot be read: {type(error).__name__} {error}.",
-                fix='write a list such as [{"name": "small", "layers": [[2, 256], [1, 256]]}], one pair per layer',
-            ) from error
+    given = _read_budgets(given)
     check_budgets(given, candidates, architecture)
     return tuple(given)
+
+
+def _read_budgets(given: str | Path | Sequence[Budget]) -> Sequence[Budget]:
+    """Budgets as they are, of a JSON file with a list of them, or of an elastic checkpoint."""
+    if not isinstance(given, (str, Path)):
+        return given
+    if Path(given).is_dir():
+        return ElasticCheckpoint.open(Path(given)).budgets
+    try:
+        return [Budget.from_json(value) for value in json.loads(Path(given).read_text(encoding="utf-8"))]
+    except (OSError, *MALFORMED) as error:
+        raise InputError(
+            f"The budgets in {given} cannot be read: {type(error).__name__} {error}.",
+            fix='write a list such as [{"name": "small", "layers": [[2, 256], [1, 256]]}], one pair per layer',
+        ) from error

@@ -12,14 +12,21 @@ from click.testing import CliRunner
 
 from flextron_export.cli.elastify import elastify_command
 from flextron_export.errors import InputError
-from flextron_export.training.elastic import LOSSES
 from flextron_export.training.elastify import DTYPES
 from flextron_export.training.optimizer import OPTIMIZERS
+from flextron_export.training.sampling import SAMPLINGS
+from flextron_export.training.settings import LOSSES, PRECISIONS
 
 
 def test_choices_are_those_of_the_function_and_need_no_torch() -> None:
     choices = {p.name: tuple(p.type.choices) for p in elastify_command.params if isinstance(p.type, click.Choice)}
-    assert choices == {"loss": LOSSES, "optimizer": OPTIMIZERS, "dtype": DTYPES}
+    assert choices == {
+        "loss": LOSSES,
+        "optimizer": OPTIMIZERS,
+        "precision": PRECISIONS,
+        "sampling": SAMPLINGS,
+        "dtype": DTYPES,
+    }
     code = "import sys, flextron_export.cli.elastify; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

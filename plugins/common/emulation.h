@@ -75,8 +75,17 @@ struct Block
     std::size_t mSharedBytes;
 };
 
+//! Sixteen bytes on their way to shared memory, `mBytes` of them from `mFrom`.
+struct Copy
+{
+    void* mTo;
+    void const* mFrom;
+    int mBytes;
+};
+
 inline thread_local Block* tBlock = nullptr;
 inline thread_local int tSet = 0;
+inline thread_local std::deque<std::vector<Copy>> tCopies; // the last group is open
 
 //! Runs `body` for every thread of every block.
 template <typename Body>
@@ -100,6 +109,7 @@ void run(dim3 grid, int threads, std::size_t sharedBytes, Body const& body)
                     }
                     block.mBarrier.arrive_and_wait();
                     blockIdx = {x, y, z};
+                    tCopies.assign(1, {});
                     body();
                     block.mBarrier.arrive_and_wait();
                 }
@@ -134,6 +144,31 @@ template <typename T>
 void peek(T& value, int lane)
 {
     std::memcpy(&value, tBlock->mWarps[threadIdx.x / kLanes].mSlots[tSet][lane].data(), sizeof(T));
+}
+
+//! The device may copy at any time from here until it is waited for: who still reads the old content finds NaN, as does
+//! who reads the new too early.
+inline void beginCopy(void* to, void const* from, int bytes)
+{
+    std::memset(to, 0xff, 16);
+    tCopies.back().push_back({to, from, bytes});
+}
+
+inline void commitCopies()
+{
+    tCopies.emplace_back();
+}
+
+inline void waitForCopies(std::size_t pending)
+{
+    for (; tCopies.size() - 1 > pending; tCopies.pop_front())
+    {
+        for (Copy const& copy : tCopies.front())
+        {
+            std::memset(copy.mTo, 0, 16);
+            std::memcpy(copy.mTo, copy.mFrom, static_cast<std::size_t>(copy.mBytes));
+        }
+    }
 }
 
 } // namespace emulation

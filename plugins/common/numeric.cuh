@@ -209,6 +209,19 @@ FLEXTRON_INLINE Packed<T> fromFloat(float const (&values)[kVector])
 
 //! One element.
 template <typename T>
+FLEXTRON_INLINE float toFloat(T value)
+{
+    if constexpr (sizeof(T) == 2)
+    {
+        return unpack<T>(value.mBits).mLow;
+    }
+    else
+    {
+        return value;
+    }
+}
+
+template <typename T>
 FLEXTRON_INLINE T fromFloat(float value)
 {
     if constexpr (sizeof(T) == 2)

@@ -22,6 +22,22 @@ namespace flextron
 {
 
 constexpr int kWarpSize = 32;
+constexpr float kLowest = -1e30F; //!< of a maximum over nothing: finite, so that differences are never NaN
+
+__host__ __device__ constexpr int smaller(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+__host__ __device__ constexpr int larger(int a, int b)
+{
+    return a > b ? a : b;
+}
+
+__host__ __device__ constexpr int ceilDivide(int a, int b)
+{
+    return (a + b - 1) / b;
+}
 
 #if defined(__CUDACC__)
 
@@ -108,6 +124,56 @@ __device__ __forceinline__ void loadTransposed(std::uint32_t (&b)[2], T const* t
         : "memory");
 }
 
+//! Four 8x8 operands of multiplyAdd from a row-major 16x16 tile in shared memory, rows `stride` elements apart: rows
+//! 0-7 and 8-15 of the columns 0-7, then of the columns 8-15. That is operand a; of b in [column, depth] order it is
+//! the first halves of two b, then the second halves.
+template <typename T>
+__device__ __forceinline__ void loadTiles(std::uint32_t (&r)[4], T const* tile, int stride)
+{
+    static_assert(sizeof(T) == 2, "16-bit storage only");
+    T const* row = tile + (threadIdx.x % 16) * stride + (threadIdx.x % kWarpSize) / 16 * 8;
+    auto const address = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+        : "r"(address)
+        : "memory");
+}
+
+//! The same, each 8x8 transposed: of b in [depth, column] order it is one b, then the next.
+template <typename T>
+__device__ __forceinline__ void loadTilesTransposed(std::uint32_t (&r)[4], T const* tile, int stride)
+{
+    static_assert(sizeof(T) == 2, "16-bit storage only");
+    T const* row = tile + (threadIdx.x % 16) * stride + (threadIdx.x % kWarpSize) / 16 * 8;
+    auto const address = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+        : "r"(address)
+        : "memory");
+}
+
+//! Begins to copy 16 bytes into shared memory, of which the first `bytes` are read and the others are zero.
+__device__ __forceinline__ void copyAsync(void* to, void const* from, int bytes)
+{
+    auto const address = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(__cvta_generic_to_global(from)),
+        "r"(bytes)
+        : "memory");
+}
+
+//! Closes the group of copies begun since the last one.
+__device__ __forceinline__ void commitCopies()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+//! Waits for all groups of this thread but the newest kPending.
+template <int kPending>
+__device__ __forceinline__ void waitForCopies()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
 #else
 
 //! Starts a kernel; true on success.
@@ -179,6 +245,44 @@ void loadTransposed(std::uint32_t (&b)[2], T const* tile, int stride)
         T const* row = tile + (lane % 4 * 2 + part * 8) * stride + lane / 4;
         b[part] = row[0].mBits | static_cast<std::uint32_t>(row[stride].mBits) << 16;
     }
+}
+
+template <typename T>
+void loadTiles(std::uint32_t (&r)[4], T const* tile, int stride)
+{
+    int const lane = static_cast<int>(threadIdx.x % kWarpSize);
+    for (int i = 0; i < 4; ++i)
+    {
+        T const* at = tile + (lane / 4 + i % 2 * 8) * stride + lane % 4 * 2 + i / 2 * 8;
+        r[i] = at[0].mBits | static_cast<std::uint32_t>(at[1].mBits) << 16;
+    }
+}
+
+template <typename T>
+void loadTilesTransposed(std::uint32_t (&r)[4], T const* tile, int stride)
+{
+    int const lane = static_cast<int>(threadIdx.x % kWarpSize);
+    for (int i = 0; i < 4; ++i)
+    {
+        T const* at = tile + (lane % 4 * 2 + i % 2 * 8) * stride + lane / 4 + i / 2 * 8;
+        r[i] = at[0].mBits | static_cast<std::uint32_t>(at[stride].mBits) << 16;
+    }
+}
+
+inline void copyAsync(void* to, void const* from, int bytes)
+{
+    emulation::beginCopy(to, from, bytes);
+}
+
+inline void commitCopies()
+{
+    emulation::commitCopies();
+}
+
+template <int kPending>
+void waitForCopies()
+{
+    emulation::waitForCopies(kPending);
 }
 
 #endif

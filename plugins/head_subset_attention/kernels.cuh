@@ -32,7 +32,6 @@ constexpr int kTileWarps = 2;
 constexpr int kWriteThreads = 128;
 constexpr int kCombineThreads = 64;
 
-constexpr float kLowest = -1e30F; //!< of a maximum over nothing: finite, so that differences are never NaN
 constexpr int kMinimumPart = 64;  //!< slots for which a further block is worth its start
 constexpr int kPartGranularity = 16;
 
@@ -54,21 +53,6 @@ struct Partials
     float* mSums;       //!< [..., head_dim] weighted sums of values
     float* mStatistics; //!< [..., 2] largest score, sum of weights
 };
-
-__device__ __forceinline__ int smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
-
-__device__ __forceinline__ int larger(int a, int b)
-{
-    return a > b ? a : b;
-}
-
-__host__ __device__ constexpr int ceilDivide(int a, int b)
-{
-    return (a + b - 1) / b;
-}
 
 //! The slots that a token sees in a group: none if the group is not active for it.
 __device__ __forceinline__ Slots visibleSlots(Parameters const& p, int sequence, int step, int group)

@@ -7,17 +7,14 @@ A process of its own, so that a library with sanitizers can be preloaded.
 
 from __future__ import annotations
 
-import sys
-
-import ml_dtypes
 import numpy as np
 
 from flextron_export.graph.operators.head_subset_attention import head_subset_attention
 from flextron_export.plugins import DATA_TYPES, HeadSubsetAttention, Plugins
 
 from .head_subset_attention_cases import Case, load
+from .running import STORAGE, main
 
-STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 # Of the output, whose size is about 1: rounding of the vectors; of storage; of storage and of the rotated keys.
 TOLERANCE = {"float32": 2e-4, "float16": 2e-3, "bfloat16": 2e-2}
 
@@ -46,9 +43,9 @@ def run(plugins: Plugins, case: Case, data: dict[str, np.ndarray], data_type: st
     floating = {name: x.astype(STORAGE[data_type]) for name, x in data.items() if x.dtype.kind == "f"}
     arrays = {**data, **floating, "output": np.full_like(floating["query"], np.nan)}
     p = parameters(case, data_type, data["active_groups"], **{name: x.ctypes.data for name, x in arrays.items()})
-    size = plugins.head_subset_attention_workspace(p)
+    size = plugins.workspace(p)
     workspace = np.full(size // 4, np.nan, np.float32)
-    plugins.head_subset_attention(p, workspace.ctypes.data, size)
+    plugins.run(p, workspace.ctypes.data, size)
     return {name: arrays[name] for name in ("output", "key_cache", "value_cache")}
 
 
@@ -75,17 +72,5 @@ def differences(plugins: Plugins, case: Case, data: dict[str, np.ndarray], data_
     return found
 
 
-def main() -> None:
-    plugins = Plugins(sys.argv[1])
-    failures = 0
-    for case, data in load().values():
-        for data_type in STORAGE:
-            for difference in differences(plugins, case, data, data_type):
-                failures += 1
-                print(f"FAILED {data_type}: {case.name}: {difference}")
-    print(f"{failures} differences in {len(load())} cases of {len(STORAGE)} types")
-    sys.exit(failures > 0)
-
-
 if __name__ == "__main__":
-    main()
+    main(load(), differences)

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -17,9 +11,9 @@ from flextron_export.graph.operators.head_subset_attention import head_subset_at
 from flextron_export.plugins import Plugins
 
 from .head_subset_attention_cases import CASES, Case, inputs, load, shapes
-from .head_subset_attention_run import STORAGE, differences, parameters
+from .head_subset_attention_run import differences, parameters
+from .running import STORAGE
 
-ROOT = Path(__file__).parents[2]
 VECTORS = load()
 
 
@@ -69,21 +63,6 @@ def test_a_slot_outside_the_cache_is_dropped() -> None:
     _, key_cache, value_cache = head_subset_attention(**arguments)
     np.testing.assert_array_equal(key_cache, data["key_cache"])
     np.testing.assert_array_equal(value_cache, data["value_cache"])
-
-
-def build(directory: Path, *options: str) -> Path:
-    """The kernels as C++ for the CPU."""
-    library = directory / "libflextron_plugins_emulated.so"
-    command = ["g++", "-std=c++20", "-fPIC", "-shared", "-pthread", "-fno-strict-aliasing", "-Wno-unknown-pragmas"]
-    subprocess.run([*command, *options, ROOT / "plugins/emulated.cpp", "-o", library], check=True)
-    return library
-
-
-@pytest.fixture(scope="module")
-def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    return Plugins(build(tmp_path_factory.mktemp("emulated"), "-O0"))
 
 
 def test_the_kernels_pass_the_vectors_in_every_type(plugins: Plugins) -> None:
@@ -142,55 +121,14 @@ def test_unusable_arguments_are_refused_by_name(plugins: Plugins, field: str, va
     p = parameters(case, "float32", data["active_groups"], **dict.fromkeys(names, 16))  # never dereferenced
     setattr(p, field, value)
     with pytest.raises(InputError, match=message):
-        plugins.head_subset_attention(p)
+        plugins.run(p)
 
 
 def test_a_workspace_that_is_too_small_is_refused(plugins: Plugins) -> None:
     case, data = VECTORS["decode, split over the sequence"]
     names = ("query", "key", "value", "key_cache", "value_cache", "output", "positions", "write", "active_groups")
     p = parameters(case, "float16", data["active_groups"], **dict.fromkeys(names, 16))
-    needed = plugins.head_subset_attention_workspace(p)
+    needed = plugins.workspace(p)
     assert needed > 0
     with pytest.raises(InputError, match="workspace: smaller"):
-        plugins.head_subset_attention(p, 16, needed - 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
-def test_the_kernels_are_clean_under_sanitizers(tmp_path: Path, sanitizers: str) -> None:
-    """Threads are CUDA threads: a missing barrier is a data race, an index beyond shared memory an overflow."""
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    library = build(tmp_path, "-O0", "-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all")
-    runtime = subprocess.run(
-        ["g++", f"-print-file-name=lib{sanitizers[0]}san.so"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    environment = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
-    command = [sys.executable, "-m", "tests.plugins.head_subset_attention_run", str(library)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_nvcc_compiles_the_kernels_without_spills(tmp_path: Path) -> None:
-    if shutil.which("nvcc") is None:
-        pytest.skip("nvcc is not installed: the CUDA kernels are not compiled here")
-    source = ROOT / "plugins/head_subset_attention/head_subset_attention.cu"
-    nvcc = ["nvcc", "-std=c++17", "-O3", "-arch=sm_87", "-Xptxas=-v", "-c", str(source), "-o", str(tmp_path / "out.o")]
-    check = [sys.executable, str(ROOT / "tools/check_ptxas.py"), "--", *nvcc]
-    done = subprocess.run(check, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 spill" in done.stdout and "warning" not in done.stdout
-
-
-@pytest.mark.slow
-def test_cmake_builds_and_tests_without_cuda_and_says_so(tmp_path: Path) -> None:
-    if shutil.which("cmake") is None or shutil.which("ninja") is None:
-        pytest.skip("cmake and ninja are not installed")
-    configure = ["cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", "-DFLEXTRON_CUDA=OFF"]
-    done = subprocess.run(
-        [*configure, f"-DPython3_EXECUTABLE={sys.executable}"], check=True, capture_output=True, text=True
-    )
-    assert "### CUDA kernels are NOT built" in done.stdout
-    subprocess.run(["cmake", "--build", tmp_path], check=True)
-    subprocess.run(["ctest", "--test-dir", tmp_path, "--output-on-failure"], check=True)
+        plugins.run(p, 16, needed - 1)

@@ -1,0 +1,261 @@
+/*
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * The C ABI: picks the kernels and launches them. Compiled by nvcc for the GPU and, as C++, for the host tests.
+ */
+#include "plan.h"
+#include "tiles.cuh"
+
+namespace flextron::elastic_linear
+{
+namespace
+{
+
+constexpr int kLargeM = 4; //!< sixteens of tokens of a warp in a large tile
+
+//! Where the halves meet.
+template <typename T>
+struct Workspace
+{
+    T* mHidden; //!< [tokens, rows] of the feed-forward network
+    float* mPartials; //!< [tokens, parts, hidden]
+};
+
+unsigned blocks(int items, int perBlock)
+{
+    return static_cast<unsigned>(ceilDivide(items, perBlock));
+}
+
+template <typename T, typename W, Kind kKind, int kM>
+bool launchTiles(
+    Parameters const& p, Plan const& plan, T const* input, T* result, float* partials, Stream stream)
+{
+    using Sizes = Tile<kKind, kM>;
+    int const parts = kKind == Kind::kInputs ? plan.mParts : 1;
+    dim3 const grid{blocks(p.batch * p.length, Sizes::kTokens) * static_cast<unsigned>(parts),
+        blocks(kKind == Kind::kInputs ? p.hidden : p.rows, Sizes::kResults)};
+    return launch(
+        tileKernel<T, W, kKind, kM>, grid, kTileThreads, Sizes::kSharedBytes, stream, p, input, result, partials, parts);
+}
+
+template <typename T, typename W, bool kGated, int kTokens>
+bool launchRows(Parameters const& p, T* output, Stream stream)
+{
+    return launch(rowKernel<T, W, kTokens, kGated>, dim3{blocks(p.batch * p.length, kTokens), blocks(p.rows, kRowWarps)},
+        kRowWarps * kWarpSize, 0, stream, p, output);
+}
+
+//! Rows are outputs.
+template <typename T, typename W, bool kGated>
+bool launchOutputs(Parameters const& p, Plan const& plan, T* output, Stream stream)
+{
+    if constexpr (sizeof(T) == 2)
+    {
+        constexpr Kind kKind = kGated ? Kind::kGated : Kind::kOutputs;
+        auto const* const input = static_cast<T const*>(p.input);
+        if (plan.mTiled)
+        {
+            return plan.mLarge ? launchTiles<T, W, kKind, kLargeM>(p, plan, input, output, nullptr, stream)
+                               : launchTiles<T, W, kKind, 1>(p, plan, input, output, nullptr, stream);
+        }
+    }
+    switch (plan.mTokensPerBlock)
+    {
+    case 1: return launchRows<T, W, kGated, 1>(p, output, stream);
+    case 2: return launchRows<T, W, kGated, 2>(p, output, stream);
+    case 4: return launchRows<T, W, kGated, 4>(p, output, stream);
+    default: break;
+    }
+    if constexpr (isQuantized<W>)
+    {
+        return false; // makePlan never says 8
+    }
+    else
+    {
+        return launchRows<T, W, kGated, 8>(p, output, stream);
+    }
+}
+
+template <typename T, typename W, int kTokens>
+bool launchColumns(Parameters const& p, Plan const& plan, T const* input, float* partials, Stream stream)
+{
+    return launch(columnKernel<T, W, kTokens>,
+        dim3{blocks(p.batch * p.length, kTokens) * static_cast<unsigned>(plan.mParts), blocks(p.hidden, kBlockColumns<W>)},
+        kColumnWarps * kWarpSize, kColumnSharedFloats<W> * sizeof(float), stream, p, input, partials, plan.mParts);
+}
+
+//! Rows are inputs: the sums, or their parts.
+template <typename T, typename W>
+bool launchSums(Parameters const& p, Plan const& plan, T const* input, float* partials, Stream stream)
+{
+    if constexpr (sizeof(T) == 2)
+    {
+        auto* const output = static_cast<T*>(p.output);
+        if (plan.mTiled)
+        {
+            return plan.mLarge ? launchTiles<T, W, Kind::kInputs, kLargeM>(p, plan, input, output, partials, stream)
+                               : launchTiles<T, W, Kind::kInputs, 1>(p, plan, input, output, partials, stream);
+        }
+    }
+    switch (plan.mTokensPerBlock)
+    {
+    case 1: return launchColumns<T, W, 1>(p, plan, input, partials, stream);
+    case 2: return launchColumns<T, W, 2>(p, plan, input, partials, stream);
+    case 4: return launchColumns<T, W, 4>(p, plan, input, partials, stream);
+    default: break;
+    }
+    if constexpr (isQuantized<W>)
+    {
+        return false;
+    }
+    else
+    {
+        return launchColumns<T, W, 8>(p, plan, input, partials, stream);
+    }
+}
+
+int tokensPerBlock(Plan const& plan)
+{
+    if (!plan.mTiled)
+    {
+        return plan.mTokensPerBlock;
+    }
+    return plan.mLarge ? Tile<Kind::kInputs, kLargeM>::kTokens : Tile<Kind::kInputs, 1>::kTokens;
+}
+
+//! Rows are inputs.
+template <typename T, typename W>
+bool launchInputs(Parameters const& p, Plan const& plan, T const* input, float* partials, Stream stream)
+{
+    return launchSums<T, W>(p, plan, input, partials, stream)
+           && (plan.mParts == 1
+               || launch(combineKernel<T>,
+                   dim3{static_cast<unsigned>(p.batch * p.length), blocks(p.hidden, kCombineThreads * kVector)},
+                   kCombineThreads, 0, stream, p, static_cast<float const*>(partials), plan.mParts,
+                   tokensPerBlock(plan)));
+}
+
+template <typename T, typename W>
+bool launchAll(Parameters const& p, Plan const& plan, void* workspace, Stream stream)
+{
+    auto* const hidden = static_cast<T*>(workspace);
+    auto* const partials = reinterpret_cast<float*>(static_cast<unsigned char*>(workspace) + plan.mHiddenBytes);
+    switch (p.operation)
+    {
+    case FLEXTRON_ELASTIC_OUTPUTS: return launchOutputs<T, W, false>(p, plan, static_cast<T*>(p.output), stream);
+    case FLEXTRON_ELASTIC_INPUTS:
+        return launchInputs<T, W>(p, plan, static_cast<T const*>(p.input), partials, stream);
+    default:
+        return launchOutputs<T, W, true>(p, plan, hidden, stream)
+               && launchInputs<T, W>(p, plan, static_cast<T const*>(hidden), partials, stream);
+    }
+}
+
+template <typename T>
+bool launchAll(Parameters const& p, Plan const& plan, void* workspace, Stream stream)
+{
+    switch (p.weight_type)
+    {
+    case FLEXTRON_WEIGHT_INT8: return launchAll<T, Int8>(p, plan, workspace, stream);
+    case FLEXTRON_WEIGHT_INT4: return launchAll<T, Int4>(p, plan, workspace, stream);
+    default: return launchAll<T, T>(p, plan, workspace, stream);
+    }
+}
+
+//! Checks the sizes and makes the plan; `reason` is set unless it succeeds.
+FlextronStatus prepare(Parameters const* parameters, Plan& plan, char const*& reason)
+{
+    if (parameters == nullptr)
+    {
+        reason = "parameters: null";
+        return FLEXTRON_INVALID_ARGUMENT;
+    }
+    FlextronStatus status = FLEXTRON_SUCCESS;
+    reason = checkSizes(*parameters, status);
+    if (reason != nullptr)
+    {
+        return status;
+    }
+    int const multiprocessors = parameters->multiprocessors > 0 ? parameters->multiprocessors : multiprocessorCount();
+    if (multiprocessors == 0)
+    {
+        reason = "there is no CUDA device";
+        return FLEXTRON_CUDA_ERROR;
+    }
+    bool const quantized = parameters->weight_type != FLEXTRON_WEIGHT_AS_DATA;
+    using Large = Tile<Kind::kInputs, kLargeM>;
+    BlockColumns const columns{quantized ? kBlockColumns<Int8> : kBlockColumns<Half>, Large::kColumns};
+    plan = makePlan(*parameters, multiprocessors, columns, Large::kTokens);
+    return FLEXTRON_SUCCESS;
+}
+
+FlextronStatus run(
+    Parameters const* parameters, void* workspace, std::size_t workspaceBytes, void* stream, char const*& reason)
+{
+    Plan plan{};
+    FlextronStatus const status = prepare(parameters, plan, reason);
+    if (status != FLEXTRON_SUCCESS)
+    {
+        return status;
+    }
+    reason = checkPointers(*parameters);
+    if (reason != nullptr)
+    {
+        return FLEXTRON_INVALID_ARGUMENT;
+    }
+    if (workspaceBytes < plan.mWorkspaceBytes)
+    {
+        reason = "workspace: smaller than flextron_elastic_linear_workspace says";
+        return FLEXTRON_WORKSPACE_TOO_SMALL;
+    }
+    if (plan.mWorkspaceBytes > 0 && (workspace == nullptr || reinterpret_cast<std::uintptr_t>(workspace) % 16 != 0))
+    {
+        reason = "workspace: null or not aligned to 16 bytes";
+        return FLEXTRON_INVALID_ARGUMENT;
+    }
+    auto const launched = [&]
+    {
+        auto const at = static_cast<Stream>(stream);
+        switch (parameters->data_type)
+        {
+        case FLEXTRON_FLOAT16: return launchAll<Half>(*parameters, plan, workspace, at);
+        case FLEXTRON_BFLOAT16: return launchAll<BFloat16>(*parameters, plan, workspace, at);
+        default: return launchAll<float>(*parameters, plan, workspace, at);
+        }
+    }();
+    reason = launched ? nullptr : "a kernel could not be launched";
+    return launched ? FLEXTRON_SUCCESS : FLEXTRON_CUDA_ERROR;
+}
+
+} // namespace
+} // namespace flextron::elastic_linear
+
+extern "C" FlextronStatus flextron_elastic_linear_workspace(
+    FlextronElasticLinear const* parameters, std::size_t* bytes, char const** reason)
+{
+    using namespace flextron::elastic_linear;
+    Plan plan{};
+    char const* text = bytes == nullptr ? "bytes: null" : nullptr;
+    FlextronStatus const status = text != nullptr ? FLEXTRON_INVALID_ARGUMENT : prepare(parameters, plan, text);
+    if (status == FLEXTRON_SUCCESS)
+    {
+        *bytes = plan.mWorkspaceBytes;
+    }
+    if (reason != nullptr)
+    {
+        *reason = text;
+    }
+    return status;
+}
+
+extern "C" FlextronStatus flextron_elastic_linear_run(FlextronElasticLinear const* parameters, void* workspace,
+    std::size_t workspaceBytes, void* stream, char const** reason)
+{
+    char const* text = nullptr;
+    FlextronStatus const status = flextron::elastic_linear::run(parameters, workspace, workspaceBytes, stream, text);
+    if (reason != nullptr)
+    {
+        *reason = text;
+    }
+    return status;
+}

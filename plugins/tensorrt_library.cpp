@@ -48,7 +48,9 @@ extern "C" __attribute__((visibility("default"))) void setLoggerFinder(nvinfer1:
 
 extern "C" __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count)
 {
-    static nvinfer1::IPluginCreatorInterface* const creators[] = {flextron::tensorrt::headSubsetAttentionCreator()};
-    count = 1;
-    return creators;
+    using namespace flextron::tensorrt;
+    static std::array<nvinfer1::IPluginCreatorInterface*, 3> const creators{
+        headSubsetAttentionCreator(), elasticLinearCreator(), elasticFeedForwardCreator()};
+    count = static_cast<int32_t>(creators.size());
+    return creators.data();
 }

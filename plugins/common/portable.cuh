@@ -156,8 +156,8 @@ __device__ __forceinline__ void loadTilesTransposed(std::uint32_t (&r)[4], T con
 __device__ __forceinline__ void copyAsync(void* to, void const* from, int bytes)
 {
     auto const address = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(__cvta_generic_to_global(from)),
-        "r"(bytes)
+    asm volatile(
+        "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(__cvta_generic_to_global(from)), "r"(bytes)
         : "memory");
 }
 

@@ -17,7 +17,7 @@ constexpr int kLargeM = 4; //!< sixteens of tokens of a warp in a large tile
 template <typename T>
 struct Workspace
 {
-    T* mHidden; //!< [tokens, rows] of the feed-forward network
+    T* mHidden;       //!< [tokens, rows] of the feed-forward network
     float* mPartials; //!< [tokens, parts, hidden]
 };
 
@@ -27,22 +27,22 @@ unsigned blocks(int items, int perBlock)
 }
 
 template <typename T, typename W, Kind kKind, int kM>
-bool launchTiles(
-    Parameters const& p, Plan const& plan, T const* input, T* result, float* partials, Stream stream)
+bool launchTiles(Parameters const& p, Plan const& plan, T const* input, T* result, float* partials, Stream stream)
 {
     using Sizes = Tile<kKind, kM>;
     int const parts = kKind == Kind::kInputs ? plan.mParts : 1;
     dim3 const grid{blocks(p.batch * p.length, Sizes::kTokens) * static_cast<unsigned>(parts),
         blocks(kKind == Kind::kInputs ? p.hidden : p.rows, Sizes::kResults)};
-    return launch(
-        tileKernel<T, W, kKind, kM>, grid, kTileThreads, Sizes::kSharedBytes, stream, p, input, result, partials, parts);
+    return launch(tileKernel<T, W, kKind, kM>, grid, kTileThreads, Sizes::kSharedBytes, stream, p, input, result,
+        partials, parts);
 }
 
 template <typename T, typename W, bool kGated, int kTokens>
 bool launchRows(Parameters const& p, T* output, Stream stream)
 {
-    return launch(rowKernel<T, W, kTokens, kGated>, dim3{blocks(p.batch * p.length, kTokens), blocks(p.rows, kRowWarps)},
-        kRowWarps * kWarpSize, 0, stream, p, output);
+    return launch(rowKernel<T, W, kTokens, kGated>,
+        dim3{blocks(p.batch * p.length, kTokens), blocks(p.rows, kRowWarps)}, kRowWarps * kWarpSize, 0, stream, p,
+        output);
 }
 
 //! Rows are outputs.
@@ -80,7 +80,8 @@ template <typename T, typename W, int kTokens>
 bool launchColumns(Parameters const& p, Plan const& plan, T const* input, float* partials, Stream stream)
 {
     return launch(columnKernel<T, W, kTokens>,
-        dim3{blocks(p.batch * p.length, kTokens) * static_cast<unsigned>(plan.mParts), blocks(p.hidden, kBlockColumns<W>)},
+        dim3{blocks(p.batch * p.length, kTokens) * static_cast<unsigned>(plan.mParts),
+            blocks(p.hidden, kBlockColumns<W>)},
         kColumnWarps * kWarpSize, kColumnSharedFloats<W> * sizeof(float), stream, p, input, partials, plan.mParts);
 }
 
@@ -143,8 +144,7 @@ bool launchAll(Parameters const& p, Plan const& plan, void* workspace, Stream st
     switch (p.operation)
     {
     case FLEXTRON_ELASTIC_OUTPUTS: return launchOutputs<T, W, false>(p, plan, static_cast<T*>(p.output), stream);
-    case FLEXTRON_ELASTIC_INPUTS:
-        return launchInputs<T, W>(p, plan, static_cast<T const*>(p.input), partials, stream);
+    case FLEXTRON_ELASTIC_INPUTS: return launchInputs<T, W>(p, plan, static_cast<T const*>(p.input), partials, stream);
     default:
         return launchOutputs<T, W, true>(p, plan, hidden, stream)
                && launchInputs<T, W>(p, plan, static_cast<T const*>(hidden), partials, stream);

@@ -46,14 +46,14 @@ extern "C"
     {
         uint32_t size; /* sizeof of this struct; later versions append fields and keep accepting older sizes */
 
-        int32_t operation;  /* FlextronElasticOperation */
-        int32_t data_type;  /* FlextronDataType of every tensor without a type below */
+        int32_t operation;   /* FlextronElasticOperation */
+        int32_t data_type;   /* FlextronDataType of every tensor without a type below */
         int32_t weight_type; /* FlextronWeightType of gate, up and down */
-        int32_t group_size; /* elements of a row that share a scale; 0 for weights of the data type */
+        int32_t group_size;  /* elements of a row that share a scale; 0 for weights of the data type */
         int32_t batch;
-        int32_t length; /* tokens per sequence in this call */
-        int32_t hidden; /* elements of a weight row, a multiple of 32 */
-        int32_t rows;   /* rows of the weights, active or not, a multiple of 8 */
+        int32_t length;     /* tokens per sequence in this call */
+        int32_t hidden;     /* elements of a weight row, a multiple of 32 */
+        int32_t rows;       /* rows of the weights, active or not, a multiple of 8 */
         int32_t activation; /* FlextronActivation of the feed-forward network */
 
         /* Multiprocessors to fill when the rows of a few tokens are summed; 0: those of the current device. */

@@ -9,7 +9,8 @@
  *
  * Grids depend on shapes only. How many rows are active is read here, and blocks without work leave at once, so that a
  * launch can be captured and replayed while it changes. These kernels are bound by memory: weights go straight from
- * global memory to ordinary cores, several loads in flight per thread, each read once for up to 8 tokens.
+ * global memory to ordinary cores, several loads in flight per thread, each read once for up to 8 tokens. Launch bounds
+ * say one block per multiprocessor: without that ptxas spills a few bytes to reach the next level of occupancy.
  */
 #pragma once
 
@@ -114,8 +115,8 @@ __device__ __forceinline__ T const* addendOf(Parameters const& p, int token)
 template <typename T>
 __device__ __forceinline__ float scaleOf(Parameters const& p, void const* scales, int row, int column)
 {
-    return toFloat(static_cast<T const*>(scales)[static_cast<std::int64_t>(row) * (p.hidden / p.group_size)
-                                                 + column / p.group_size]);
+    return toFloat(static_cast<T const*>(
+        scales)[static_cast<std::int64_t>(row) * (p.hidden / p.group_size) + column / p.group_size]);
 }
 
 //! Weights of a row that a lane of rowKernel loads at once: 16 bytes, or 8 elements.
@@ -125,7 +126,7 @@ constexpr int kRowSpan = kBits<W> < 16 ? 128 / kBits<W> : kVector;
 //! Grid: groups of tokens, groups of rows; a warp owns a row. With kGated, the row of `gate` and that of `up`, and
 //! output is the activations between the halves of the feed-forward network, of which no row beyond d is written.
 template <typename T, typename W, int kTokens, bool kGated>
-__global__ void __launch_bounds__(kRowWarps* kWarpSize) rowKernel(Parameters const p, T* const output)
+__global__ void __launch_bounds__(kRowWarps* kWarpSize, 1) rowKernel(Parameters const p, T* const output)
 {
     constexpr int kMatrices = kGated ? 2 : 1;
     constexpr int kSpan = kRowSpan<W>;
@@ -275,7 +276,7 @@ constexpr int kSpanStride = kWarpSize + 1;
 
 //! Shared memory of columnKernel in floats: the sums of every warp for one token.
 template <typename W>
-constexpr int kColumnSharedFloats = kColumnWarps* kColumnSpan<W>* kSpanStride;
+constexpr int kColumnSharedFloats = kColumnWarps * kColumnSpan<W> * kSpanStride;
 
 //! Grid: parts x groups of tokens, groups of columns. Warps take different rows. The input is [tokens, rows].
 template <typename T, typename W, int kTokens>
@@ -396,7 +397,7 @@ __global__ void __launch_bounds__(kColumnWarps* kWarpSize)
 
 //! Grid: tokens, groups of columns. `tokensPerBlock` is that of the kernel that wrote the parts.
 template <typename T>
-__global__ void __launch_bounds__(kCombineThreads)
+__global__ void __launch_bounds__(kCombineThreads, 1)
     combineKernel(Parameters const p, float const* const partials, int const parts, int const tokensPerBlock)
 {
     int const token = static_cast<int>(blockIdx.x);

@@ -15,8 +15,8 @@
 namespace flextron::elastic_linear
 {
 
-constexpr int kTileMinimumTokens = 16;  //!< from which on tensor cores are worth their tiles
-constexpr int kLargeTileTokens = 65;    //!< from which on a tile of many tokens is not mostly padding
+constexpr int kTileMinimumTokens = 16; //!< from which on tensor cores are worth their tiles
+constexpr int kLargeTileTokens = 65;   //!< from which on a tile of many tokens is not mostly padding
 constexpr int kMaximumParts = 64;
 constexpr int kMinimumPart = 64; //!< rows for which a further block is worth its start
 constexpr int kBlocksPerMultiprocessor = 4;
@@ -30,10 +30,10 @@ struct BlockColumns
 
 struct Plan
 {
-    bool mTiled;          //!< tileKernel instead of rowKernel and columnKernel
-    bool mLarge;          //!< of tileKernel: many tokens per block
-    int mTokensPerBlock;  //!< of rowKernel and columnKernel: 1, 2, 4 or 8
-    int mParts;           //!< blocks that share a sum over rows
+    bool mTiled;              //!< tileKernel instead of rowKernel and columnKernel
+    bool mLarge;              //!< of tileKernel: many tokens per block
+    int mTokensPerBlock;      //!< of rowKernel and columnKernel: 1, 2, 4 or 8
+    int mParts;               //!< blocks that share a sum over rows
     std::size_t mHiddenBytes; //!< of the activations between the two halves, at the start of the workspace
     std::size_t mWorkspaceBytes;
 };
@@ -184,8 +184,7 @@ inline Plan makePlan(FlextronElasticLinear const& p, int multiprocessors, BlockC
                                             : ceil(tokens(p), plan.mTokensPerBlock) * ceil(p.hidden, columns.mVector);
     std::int64_t const wanted = !plan.mTiled ? ceil(kBlocksPerMultiprocessor * multiprocessors, blocks)
                                              : (plan.mLarge ? 1 : 2) * multiprocessors / blocks;
-    std::int64_t const parts =
-        std::min({wanted, ceil(p.rows, kMinimumPart), static_cast<std::int64_t>(kMaximumParts)});
+    std::int64_t const parts = std::min({wanted, ceil(p.rows, kMinimumPart), static_cast<std::int64_t>(kMaximumParts)});
     plan.mParts = static_cast<int>(std::max<std::int64_t>(parts, 1));
     if (plan.mParts > 1)
     {

@@ -74,8 +74,8 @@ __device__ __forceinline__ void copyWeights(
 }
 
 //! Grid: parts x tiles of tokens, tiles of columns. `input` is [tokens, hidden], of kInputs [tokens, rows]; `result` is
-//! [tokens, rows], of kInputs [tokens, hidden]. Of every 8 columns of a product, lane l holds l % 4 * 2 and the next, in
-//! the tokens l / 4 and l / 4 + 8.
+//! [tokens, rows], of kInputs [tokens, hidden]. Of every 8 columns of a product, lane l holds l % 4 * 2 and the next,
+//! in the tokens l / 4 and l / 4 + 8.
 template <typename T, typename W, Kind kKind, int kM>
 __global__ void __launch_bounds__(kTileThreads)
     tileKernel(Parameters const p, T const* const input, T* const result, float* const partials, int const parts)
@@ -117,8 +117,8 @@ __global__ void __launch_bounds__(kTileThreads)
             int const token = i / kVectors;
             int const k = i % kVectors * kVector;
             // Of a sum over rows, those beyond a token's d may hold anything, NaN included.
-            int const end = kSumsRows ? smaller(active[token], depth.mEnd)
-                                      : (firstToken + token < tokenCount(p) ? p.hidden : 0);
+            int const end =
+                kSumsRows ? smaller(active[token], depth.mEnd) : (firstToken + token < tokenCount(p) ? p.hidden : 0);
             int const valid = larger(0, smaller(end - first - k, kVector));
             T const* const from = input + (valid > 0 ? (firstToken + token) * inputStride + first + k : 0);
             copyAsync(left + stage * Sizes::kLeft + token * Sizes::kLeftStride + k, from,
@@ -143,8 +143,7 @@ __global__ void __launch_bounds__(kTileThreads)
                 int const column = i / kVectors;
                 int const k = i % kVectors * kVector;
                 bool const gate = kKind == Kind::kGated && column % 32 < 16;
-                int const row =
-                    firstColumn + (kKind == Kind::kGated ? column / 32 * 16 + column % 16 : column);
+                int const row = firstColumn + (kKind == Kind::kGated ? column / 32 * 16 + column % 16 : column);
                 copyWeights<T, W>(p, to + column * Sizes::kRightStride + k, gate ? p.gate : p.up,
                     gate ? p.gate_scales : p.up_scales, row, first + k, row < p.rows);
             }

@@ -34,7 +34,7 @@ constexpr bool isQuantized = kBits<W> <= 8;
 
 //! kCount neighbouring weights.
 template <typename W, int kCount>
-struct alignas(kCount * kBits<W> < 128 ? kCount * kBits<W> / 8 : 16) Weights
+struct alignas(kCount* kBits<W> < 128 ? kCount * kBits<W> / 8 : 16) Weights
 {
     std::uint32_t mWords[kCount * kBits<W> / 32];
 };
@@ -77,7 +77,8 @@ FLEXTRON_INLINE void decode(float (&values)[kVector], std::uint32_t const* words
 #pragma unroll
         for (int i = 0; i < kVector; ++i)
         {
-            std::uint32_t const shifted = (words[i / 4] ^ 0x80808080U) >> (i % 4 * 8) & 0xffU; // 128 more than the value
+            std::uint32_t const shifted =
+                (words[i / 4] ^ 0x80808080U) >> (i % 4 * 8) & 0xffU; // 128 more than the value
             values[i] = bitCast<float>(kTwo23Bits | shifted) - (kTwo23 + 128.0F);
         }
     }

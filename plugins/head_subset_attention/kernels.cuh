@@ -32,7 +32,7 @@ constexpr int kTileWarps = 2;
 constexpr int kWriteThreads = 128;
 constexpr int kCombineThreads = 64;
 
-constexpr int kMinimumPart = 64;  //!< slots for which a further block is worth its start
+constexpr int kMinimumPart = 64; //!< slots for which a further block is worth its start
 constexpr int kPartGranularity = 16;
 
 //! Half-open range of cache slots.

@@ -62,17 +62,6 @@ struct Attributes
     int32_t mMultiprocessors{0};
 };
 
-std::optional<FlextronDataType> dataType(DataType type)
-{
-    switch (type)
-    {
-    case DataType::kFLOAT: return FLEXTRON_FLOAT32;
-    case DataType::kHALF: return FLEXTRON_FLOAT16;
-    case DataType::kBF16: return FLEXTRON_BFLOAT16;
-    default: return std::nullopt;
-    }
-}
-
 std::size_t bytes(PluginTensorDesc const& tensor)
 {
     std::size_t count = tensor.type == DataType::kFLOAT ? 4 : 2;
@@ -97,9 +86,9 @@ std::optional<FlextronHeadSubsetAttention> sizes(
         logError(kName, "query must be float32, float16 or bfloat16");
         return std::nullopt;
     }
-    if (query.nbDims != 4 || key.nbDims != 4 || cache.nbDims != 4 || active.nbDims < 1 || active.nbDims > 2)
+    if (query.nbDims != 4 || key.nbDims != 4 || cache.nbDims != 4)
     {
-        logError(kName, "query, key, value and caches must have 4 dimensions, active_groups 1 or 2");
+        logError(kName, "query, key, value and caches must have 4 dimensions");
         return std::nullopt;
     }
     if (key.d[2] < 1 || query.d[2] % key.d[2] != 0 || cache.d[1] != key.d[2] || query.d[3] != key.d[3]
@@ -108,9 +97,8 @@ std::optional<FlextronHeadSubsetAttention> sizes(
         logError(kName, "shapes must be query [B, S, H, D], key [B, S, G, D], cache [B, G, C, D], H a multiple of G");
         return std::nullopt;
     }
-    bool const perSequence = active.d[0] != 1;
-    bool const perToken = active.nbDims == 2 && active.d[1] != 1;
-    if ((perSequence && active.d[0] != query.d[0]) || (perToken && active.d[1] != query.d[1]))
+    auto const strides = broadcast(active, query.d[0], query.d[1]);
+    if (!strides)
     {
         logError(kName, "active_groups must be [B, S], [B] or [1]");
         return std::nullopt;
@@ -127,8 +115,8 @@ std::optional<FlextronHeadSubsetAttention> sizes(
     p.window = attributes.mWindow;
     p.scale = attributes.mScale;
     p.multiprocessors = attributes.mMultiprocessors;
-    p.active_groups_token_stride = perToken ? 1 : 0;
-    p.active_groups_batch_stride = !perSequence ? 0 : perToken ? p.length : 1;
+    p.active_groups_token_stride = strides->mToken;
+    p.active_groups_batch_stride = strides->mBatch;
     return p;
 }
 
@@ -411,11 +399,11 @@ public:
         {
             PluginField const& field = fields->fields[i];
             std::string_view const name{field.name};
-            bool const known =
-                (name == "window" && read(field, PluginFieldType::kINT32, attributes.mWindow))
-                || (name == "scale" && read(field, PluginFieldType::kFLOAT32, attributes.mScale))
-                || (name == "rotary" && read(field, PluginFieldType::kINT32, attributes.mRotary))
-                || (name == "multiprocessors" && read(field, PluginFieldType::kINT32, attributes.mMultiprocessors));
+            bool const known = (name == "window" && readField(field, PluginFieldType::kINT32, attributes.mWindow))
+                               || (name == "scale" && readField(field, PluginFieldType::kFLOAT32, attributes.mScale))
+                               || (name == "rotary" && readField(field, PluginFieldType::kINT32, attributes.mRotary))
+                               || (name == "multiprocessors"
+                                   && readField(field, PluginFieldType::kINT32, attributes.mMultiprocessors));
             if (!known)
             {
                 logError(kName, "attributes are window (int), scale (float) and rotary (int), one value each");
@@ -429,14 +417,12 @@ public:
         }
         if (attributes.mMultiprocessors == 0) // a new node, not one from an engine
         {
-            int device = 0;
-            if (cudaGetDevice(&device) != cudaSuccess
-                || cudaDeviceGetAttribute(&attributes.mMultiprocessors, cudaDevAttrMultiProcessorCount, device)
-                       != cudaSuccess)
+            auto const count = deviceMultiprocessors(kName);
+            if (!count)
             {
-                logError(kName, "there is no CUDA device");
                 return nullptr;
             }
+            attributes.mMultiprocessors = *count;
         }
         return new (std::nothrow) Plugin(attributes);
     }
@@ -462,17 +448,6 @@ public:
     }
 
 private:
-    template <typename T>
-    static bool read(PluginField const& field, PluginFieldType type, T& value) noexcept
-    {
-        if (field.type != type || field.length != 1 || field.data == nullptr)
-        {
-            return false;
-        }
-        value = *static_cast<T const*>(field.data);
-        return true;
-    }
-
     // What the ONNX parser reads from a node; `multiprocessors` is not an attribute of the graph.
     std::array<PluginField, 3> mFields{PluginField{"window", nullptr, PluginFieldType::kINT32, 1},
         PluginField{"scale", nullptr, PluginFieldType::kFLOAT32, 1},

@@ -4,30 +4,20 @@
  * Drives the TensorRT adapter as TensorRT does, without TensorRT: creation from fields, formats, sizes, serialisation,
  * and one decode step over the emulated kernels.
  */
-#include "../common/tensorrt.h"
+#include "../common/tensorrt_test.h"
 
 #include <array>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <vector>
 
 using namespace nvinfer1;
-
-extern "C" IPluginCreatorInterface* const* getCreators(int32_t& count);
+using flextron::tensorrt::check;
+using flextron::tensorrt::create;
 
 namespace
 {
-
-void check(bool holds, char const* what)
-{
-    if (!holds)
-    {
-        std::fprintf(stderr, "FAILED: %s\n", what);
-        std::exit(1);
-    }
-}
 
 constexpr int kBatch = 2;
 constexpr int kGroups = 2;
@@ -58,20 +48,11 @@ Tensors tensors(int64_t length, int64_t headDim = kHeadDim)
     return found;
 }
 
-IPluginV3* create(IPluginCreatorV3One& creator, std::vector<PluginField> fields)
-{
-    PluginFieldCollection const collection{static_cast<int32_t>(fields.size()), fields.data()};
-    return creator.createPlugin("node", &collection, TensorRTPhase::kBUILD);
-}
-
 } // namespace
 
 int main()
 {
-    int32_t count = 0;
-    auto& creator = *static_cast<IPluginCreatorV3One*>(getCreators(count)[0]);
-    check(count == 1, "one creator");
-
+    auto& creator = flextron::tensorrt::creatorNamed("HeadSubsetAttention");
     int32_t const zero = 0;
     int32_t const negative = -1;
     int32_t const multiprocessors = 2; // given, so that no device is asked

@@ -12,7 +12,7 @@ import numpy as np
 from flextron_export.plugins import ACTIVATIONS, DATA_TYPES, OPERATIONS, WEIGHT_TYPES, ElasticLinear, Plugins
 
 from .elastic_linear_cases import Case, load
-from .running import STORAGE, main
+from .running import STORAGE, Memory, main, run
 
 # Relative to the largest output: the order of sums; storage, of activations between the halves too.
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
@@ -38,24 +38,17 @@ def parameters(case: Case, data_type: str, active: np.ndarray, **addresses: int)
     )
 
 
-def run(plugins: Plugins, case: Case, data: dict[str, np.ndarray], data_type: str) -> np.ndarray:
-    """Output of one call, in storage precision."""
-    floating = {name: x.astype(STORAGE[data_type]) for name, x in data.items() if x.dtype.kind == "f"}
-    arrays = {**data, **floating, "output": np.full_like(floating["output"], np.nan)}
-    p = parameters(case, data_type, data["active_rows"], **{name: x.ctypes.data for name, x in arrays.items()})
-    size = plugins.workspace(p)
-    workspace = np.full(-(-size // 4), np.nan, np.float32)
-    plugins.run(p, workspace.ctypes.data, size)
-    return arrays["output"]
-
-
-def differences(plugins: Plugins, case: Case, data: dict[str, np.ndarray], data_type: str) -> list[str]:
+def differences(
+    plugins: Plugins, case: Case, data: dict[str, np.ndarray], data_type: str, memory: Memory | None = None
+) -> list[str]:
     """What is wrong with the result of one case, in words; empty if it passes."""
-    error = np.abs(run(plugins, case, data, data_type).astype(np.float64) - data["output"]).max()
-    largest = max(np.abs(data["output"]).max(), 1e-30)
-    return (
-        [] if error <= TOLERANCE[data_type] * largest else [f"output differs by {error / largest:.1e} of the largest"]
-    )
+    memory = memory or Memory()
+    floating = {name: x.astype(STORAGE[data_type]) for name, x in data.items() if x.dtype.kind == "f"}
+    addresses = memory.place({**data, **floating, "output": np.full_like(floating["output"], np.nan)})
+    run(plugins, parameters(case, data_type, data["active_rows"], **addresses), memory)
+    got, expected = memory.read("output").astype(np.float64), data["output"]
+    error = np.abs(got - expected).max() / max(np.abs(expected).max(), 1e-30)
+    return [] if error <= TOLERANCE[data_type] else [f"output differs by {error:.1e} of the largest"]
 
 
 if __name__ == "__main__":

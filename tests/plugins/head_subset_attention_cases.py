@@ -133,7 +133,8 @@ def main() -> None:
             flat[name].append(array.ravel())
     VECTORS.parent.mkdir(exist_ok=True)
     cases = np.array(json.dumps([asdict(case) for case in CASES]))
-    np.savez_compressed(VECTORS, cases=cases, **{name: np.concatenate(arrays) for name, arrays in flat.items()})
+    arrays = {name: np.concatenate(parts) for name, parts in flat.items()}
+    np.savez_compressed(VECTORS, cases=cases, **arrays)  # type: ignore[arg-type]
     print(f"{len(CASES)} cases, {VECTORS.stat().st_size} bytes")
 
 

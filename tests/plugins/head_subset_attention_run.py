@@ -13,7 +13,7 @@ from flextron_export.graph.operators.head_subset_attention import head_subset_at
 from flextron_export.plugins import DATA_TYPES, HeadSubsetAttention, Plugins
 
 from .head_subset_attention_cases import Case, load
-from .running import STORAGE, main
+from .running import STORAGE, Memory, main, run
 
 # Of the output, whose size is about 1: rounding of the vectors; of storage; of storage and of the rotated keys.
 TOLERANCE = {"float32": 2e-4, "float16": 2e-3, "bfloat16": 2e-2}
@@ -38,20 +38,15 @@ def parameters(case: Case, data_type: str, active: np.ndarray, **addresses: int)
     )
 
 
-def run(plugins: Plugins, case: Case, data: dict[str, np.ndarray], data_type: str) -> dict[str, np.ndarray]:
-    """Output and caches after one call, in storage precision."""
-    floating = {name: x.astype(STORAGE[data_type]) for name, x in data.items() if x.dtype.kind == "f"}
-    arrays = {**data, **floating, "output": np.full_like(floating["query"], np.nan)}
-    p = parameters(case, data_type, data["active_groups"], **{name: x.ctypes.data for name, x in arrays.items()})
-    size = plugins.workspace(p)
-    workspace = np.full(size // 4, np.nan, np.float32)
-    plugins.run(p, workspace.ctypes.data, size)
-    return {name: arrays[name] for name in ("output", "key_cache", "value_cache")}
-
-
-def differences(plugins: Plugins, case: Case, data: dict[str, np.ndarray], data_type: str) -> list[str]:
+def differences(
+    plugins: Plugins, case: Case, data: dict[str, np.ndarray], data_type: str, memory: Memory | None = None
+) -> list[str]:
     """What is wrong with the result of one case, in words; empty if it passes."""
-    got = run(plugins, case, data, data_type)
+    memory = memory or Memory()
+    floating = {name: x.astype(STORAGE[data_type]) for name, x in data.items() if x.dtype.kind == "f"}
+    addresses = memory.place({**data, **floating, "output": np.full_like(floating["query"], np.nan)})
+    run(plugins, parameters(case, data_type, data["active_groups"], **addresses), memory)
+    got = {name: memory.read(name) for name in ("output", "key_cache", "value_cache")}
     found = []
     error = np.abs(got["output"].astype(np.float64) - data["output"]).max()
     if not error <= TOLERANCE[data_type]:

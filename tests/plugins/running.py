@@ -12,10 +12,26 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from flextron_export.plugins import Plugins
+from flextron_export.plugins import Parameters, Plugins
 
 ROOT = Path(__file__).parents[2]
 STORAGE: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+class Memory:
+    """Where a call's arrays lie: here, on this machine."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def place(self, arrays: dict[str, np.ndarray]) -> dict[str, int]:
+        """Name -> address."""
+        self._arrays |= arrays
+        return {name: array.ctypes.data for name, array in arrays.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """An array as it is after the call."""
+        return self._arrays[name]
 
 
 def build(directory: Path, *options: str) -> Path:
@@ -24,6 +40,13 @@ def build(directory: Path, *options: str) -> Path:
     command = ["g++", "-std=c++20", "-fPIC", "-shared", "-pthread", "-fno-strict-aliasing", "-Wno-unknown-pragmas"]
     subprocess.run([*command, *options, ROOT / "plugins/emulated.cpp", "-o", library], check=True)
     return library
+
+
+def run(plugins: Plugins, parameters: Parameters, memory: Memory) -> None:
+    """One call with a workspace of the right size, filled with NaN."""
+    size = plugins.workspace(parameters)
+    workspace = memory.place({"workspace": np.full(-(-size // 4), np.nan, np.float32)})["workspace"]
+    plugins.run(parameters, workspace, size)
 
 
 def main(cases: dict[str, tuple[Any, dict[str, np.ndarray]]], differences: Callable[..., list[str]]) -> None:

@@ -145,12 +145,16 @@ class Rounds:
         bundle: its budgets take turns.
         most: most tokens a sequence may hold.
         seconds: about how long each of the measurements below may take.
+
+    Attributes:
+        samples: per budget, the milliseconds of the latest measurement.
     """
 
     def __init__(self, session: Session, bundle: Bundle, most: int, seconds: float) -> None:
         self.budgets, self.session, self.most, self.seconds = bundle.budgets, session, most, seconds
         self.random = np.random.default_rng(0)
         self.tokens = np.random.default_rng(0).integers(0, bundle.architecture.vocab_size, most)
+        self.samples: list[list[float]] = []
         self.sequences: dict[str, LiveSequence] = {}
         self.private: list[int] = []
         common = session.memory()
@@ -194,6 +198,7 @@ class Rounds:
 
     def _rounds(self, tokens: int, rounds: int, turn: Callable[[Budget], list[float]]) -> list[Timing]:
         found: list[list[float]] = [[] for _ in self.budgets]
+        self.samples = found
         for budget in self.budgets:
             turn(budget)  # warm: shapes of this size are prepared now
         end = time.perf_counter() + self.seconds

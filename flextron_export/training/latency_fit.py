@@ -20,12 +20,14 @@ from ..errors import InputError, MissingDependencyError
 from ..progress import Track, silent
 from ..runtime.calibrate import REPEATS, Rounds
 from ..runtime.opening import open_bundle
-from ..runtime.table import Timing
 from ..targets import DEFAULT_TARGET, get_target
 from ..version import __version__
 from .latency_model import PHASES, LatencyModel
 
 BUDGETS, HELD_OUT = 30, 10
+QUARTILE = 25
+"""Percentile of the samples that stands for a sub-network. What disturbs a measurement only ever makes it longer, so on
+a busy machine the lower quartile tells more of the widths than the median; on a quiet one they are alike."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def fit_bundle(
     seed: int = 0,
     track: Track = silent,
 ) -> LatencyModel:
-    """Measure sub-networks of a bundle on this device and fit a latency model to their medians.
+    """Measure sub-networks of a bundle on this device and fit a latency model to their lower quartiles.
 
     Where any widths run (`panels` and `shared` on ONNX Runtime), budgets are drawn at random, with uniform ones at
     every candidate step among them; others that are not fitted to tell the error. Elsewhere (an engine's profiles, one
@@ -198,13 +200,16 @@ def fit_bundle(
         tokens = min(tokens, most)
         rounds = Rounds(session, opening.bundle, most, max_seconds)
         measure = rounds.decode if phase == "decode" else rounds.first_token
-        (timings,) = [measure(tokens, repeats) for _ in track([phase], f"measuring {len(rounds.budgets)} sub-networks")]
-        times = {b.name: t for b, t in zip(rounds.budgets, timings, strict=True)}
+        for _ in track([phase], f"measuring {len(rounds.budgets)} sub-networks"):
+            measure(tokens, repeats)
+        samples = {b.name: s for b, s in zip(rounds.budgets, rounds.samples, strict=True)}
     finally:
         session.close()
 
+    times = {name: float(np.percentile(found, QUARTILE)) for name, found in samples.items()}
+
     def fit(chosen: Sequence[Budget]) -> LatencyModel:
-        return fit_latency(chosen, [times[b.name].p50 for b in chosen], candidates, phase=phase, tokens=tokens)
+        return fit_latency(chosen, [times[b.name] for b in chosen], candidates, phase=phase, tokens=tokens)
 
     source = {
         "made": "fitted to measured sub-networks",
@@ -215,19 +220,20 @@ def fit_bundle(
         "layout": opening.layout,
         "dtype": opening.dtype,
         "budgets": len(trained),
-        "samples": min(t.samples for t in timings),
+        "samples": min(map(len, samples.values())),
+        "percentile": QUARTILE,
         **_errors(fit, trained, others, times, candidates),
     }
     return replace(fit(trained), source=source)
 
 
 def _errors(
-    fit: Any, trained: Sequence[Budget], others: Sequence[Budget], times: dict[str, Timing], candidates: Candidates
+    fit: Any, trained: Sequence[Budget], others: Sequence[Budget], times: dict[str, float], candidates: Candidates
 ) -> dict[str, Any]:
     """How well budgets are predicted that were not fitted to, and how well a measurement repeats."""
 
     def measured(budgets: Sequence[Budget], suffix: str = "") -> list[float]:
-        return [times[b.name + suffix].p50 for b in budgets]
+        return [times[b.name + suffix] for b in budgets]
 
     if others:
         model = fit(trained)

@@ -10,6 +10,7 @@ import click
 from .common import DIRECTORY, json_option, print_json, print_table, show_warnings, target_options, track
 
 if TYPE_CHECKING:
+    from ..elastic.checkpoint import ElasticCheckpoint
     from ..training.latency_model import LatencyModel
 
 
@@ -112,22 +113,32 @@ def analytic_command(
     from ..elastic.checkpoint import ElasticCheckpoint
     from ..elastic.widths import Candidates
     from ..targets.device_description import device_description
-    from ..training.analytic_latency import analytic_latency, analytic_latency_of_shape, shape_architecture
+    from ..training.analytic_latency import analytic_latency, shape_architecture
 
-    if checkpoint is None and shape is None:
-        raise click.UsageError("pass CHECKPOINT, or --shape, or both")
-    described = device_description(device)
-    if checkpoint is None:
-        architecture = shape_architecture(str(shape))
-        model = analytic_latency(architecture, Candidates.default(architecture), described, **options)
+    if checkpoint is not None:
+        model = analytic_model(ElasticCheckpoint.open(checkpoint), device, shape, **options)
+    elif shape is not None:
+        architecture = shape_architecture(shape)
+        model = analytic_latency(architecture, Candidates.default(architecture), device_description(device), **options)
     else:
-        opened = ElasticCheckpoint.open(checkpoint)
-        if shape is None:
-            model = analytic_latency(opened.architecture, opened.candidates, described, **options)
-        else:
-            layers = opened.architecture.num_layers
-            model = analytic_latency_of_shape(shape, opened.candidates, layers, described, **options)
+        raise click.UsageError("pass CHECKPOINT, or --shape, or both")
     _give(model, out, as_json)
+
+
+def analytic_model(
+    checkpoint: ElasticCheckpoint, device: str, shape: str | None, phase: str, tokens: int, dtype: str
+) -> LatencyModel:
+    """The analytic latency model of a checkpoint on a described device, or of the shape that it stands for."""
+    from ..targets.device_description import device_description
+    from ..training.analytic_latency import analytic_latency, analytic_latency_of_shape
+
+    architecture, candidates = checkpoint.architecture, checkpoint.candidates
+    described = device_description(device)
+    if shape is None:
+        return analytic_latency(architecture, candidates, described, phase=phase, tokens=tokens, dtype=dtype)
+    return analytic_latency_of_shape(
+        shape, candidates, architecture.num_layers, described, phase=phase, tokens=tokens, dtype=dtype
+    )
 
 
 def _give(model: LatencyModel, out: Path | None, as_json: bool) -> None:

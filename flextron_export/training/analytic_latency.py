@@ -124,7 +124,14 @@ def analytic_latency(
 
 
 def analytic_latency_of_shape(
-    shape: str, candidates: Candidates, layers: int, device: DeviceDescription, **options: Any
+    shape: str,
+    candidates: Candidates,
+    layers: int,
+    device: DeviceDescription,
+    *,
+    phase: str = "decode",
+    tokens: int = 1024,
+    dtype: str = "fp16",
 ) -> LatencyModel:
     """The latency model that a small model gets when it stands for a large one of a named shape.
 
@@ -134,11 +141,11 @@ def analytic_latency_of_shape(
 
     Args:
         candidates, layers: of the small model.
-        options: see `analytic_latency`.
+        device, phase, tokens, dtype: see `analytic_latency`.
     """
     architecture = shape_architecture(shape)
     widths = scaled_candidates(candidates, architecture)
-    model = analytic_latency(architecture, widths, device, **options)
+    model = analytic_latency(architecture, widths, device, phase=phase, tokens=tokens, dtype=dtype)
     source = {**model.source, "shape": shape, "shape_widths": widths.to_json(), "shape_layers": model.layers}
     return replace(model, candidates=None, source=source).for_model(candidates, layers)
 

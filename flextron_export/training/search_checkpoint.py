@@ -1,0 +1,154 @@
+"""The verb `search`: named budgets of an elastic checkpoint, found for latency targets without a router."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..elastic.architecture import read_config
+from ..elastic.checkpoint import ElasticCheckpoint
+from ..elastic.model import load_model
+from ..elastic.rewriting import with_budgets
+from ..elastic.widths import Budget
+from ..errors import InputError
+from .corpus import read_text, split
+from .data import load_tokenizer, pack, spread
+from .elastify import VALIDATION_SEQUENCES
+from .environment import default_device, quiet_transformers, require_training, thread_count, usable_device
+from .evaluate import validation_loss
+from .latency_model import LatencyModel
+from .search import Found, check_targets, search
+
+SEQUENCES = 32
+MAX_EVALUATIONS = 1000
+
+
+def parse_targets(targets: Sequence[str | float], full: float) -> dict[str, float]:
+    """Names of budgets and milliseconds: `0.75` is `t75`, three quarters of the full model's; `12ms` is `t12ms`.
+
+    Raises:
+        InputError: naming every target that is neither, or that is there twice.
+    """
+    found: dict[str, float] = {}
+    bad = []
+    for target in targets:
+        text = str(target).strip().lower()
+        milliseconds = text.endswith("ms")
+        try:
+            value = float(text.removesuffix("ms"))
+        except ValueError:
+            value = 0.0
+        if not 0 < value < float("inf") or (not milliseconds and value > 1):
+            bad.append(
+                f"{text!r} is neither a part of the full model's latency, such as 0.75, nor a time, such as 12ms"
+            )
+            continue
+        name = f"t{value:g}ms" if milliseconds else f"t{100 * value:g}"
+        if name in found:
+            bad.append(f"{text!r} is there twice")
+        found[name] = value if milliseconds else value * full
+    if bad or not found:
+        raise InputError("The targets cannot be used: " + ("; ".join(bad) or "there is none") + ".")
+    return found
+
+
+def search_checkpoint(
+    checkpoint: str | Path | ElasticCheckpoint,
+    text: Sequence[str | Path],
+    latency: LatencyModel,
+    targets: Sequence[str | float],
+    out: str | Path,
+    *,
+    sequences: int = SEQUENCES,
+    length: int = 128,
+    max_evaluations: int | None = MAX_EVALUATIONS,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    report: Callable[[int, float], None] | None = None,
+) -> tuple[ElasticCheckpoint, list[Found]]:
+    """Search per-layer widths for latency targets and write them as named budgets into a new checkpoint.
+
+    The search sees documents that `elastify` trains on, given the same text and seed; the losses that are written and
+    returned are of those it holds out. Budgets of the same names are replaced, others kept. A failure leaves what stood
+    at `out`.
+
+    Args:
+        checkpoint: an elastic checkpoint.
+        text: text files.
+        latency: fitted or analytic; adapted to the checkpoint (`LatencyModel.for_model`).
+        targets: parts of the full model's latency, or times such as `12ms`.
+        out: checkpoint directory to create, or with `overwrite` the checkpoint itself.
+        sequences: of the text, that every evaluation of the search reads.
+        length: tokens per sequence.
+        max_evaluations: most losses to compute for the search; None for no limit.
+        seed: of the split of the text.
+        threads: CPU threads.
+        device: torch device; default a GPU if there is one.
+        overwrite: replace an elastic checkpoint at `out`.
+        report: called with the number of evaluations so far and the latest loss.
+
+    Returns:
+        The new checkpoint, and what was found for each target, the slowest first.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+        InputError: a target cannot be met, the latency model has other candidates, the text cannot be used, or `out`
+            exists or cannot be written.
+        MissingDependencyError: torch or transformers is not installed.
+    """
+    if not isinstance(checkpoint, ElasticCheckpoint):
+        checkpoint = ElasticCheckpoint.open(checkpoint)
+    architecture, candidates = checkpoint.architecture, checkpoint.candidates
+    layers = architecture.num_layers
+    # Everything that can be refused is refused before torch is imported and minutes are spent.
+    latency = latency.for_model(candidates, layers)
+    wanted = parse_targets(targets, latency.full(layers))
+    check_targets(latency, layers, wanted)
+    if sequences < 1 or length < 2 or (max_evaluations is not None and max_evaluations < 1):
+        raise InputError(
+            f"{sequences} sequences of {length} tokens and {max_evaluations} evaluations cannot be searched with."
+        )
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists.", fix="choose another --out, or pass --overwrite")
+    checkpoint.weights()
+    tokenizer, end = load_tokenizer(checkpoint.path), read_config(checkpoint.path).get("eos_token_id")
+    end = end[0] if isinstance(end, list) else end
+    seen, held_out = (
+        pack(documents, tokenizer, length, architecture.vocab_size, end)
+        for documents in split(read_text(text), seed=seed)
+    )
+    seen, held_out = spread(seen, sequences), spread(held_out, VALIDATION_SEQUENCES)
+    require_training()
+    device = usable_device(device or default_device())
+    with thread_count(threads), quiet_transformers():
+        model = load_model(checkpoint.path).to(device)
+
+        def measured(budget: Budget) -> Budget:
+            return replace(budget, validation_loss=validation_loss(model, architecture, budget, held_out))
+
+        found = search(
+            lambda budget: validation_loss(model, architecture, budget, seen),
+            latency,
+            candidates,
+            layers,
+            wanted,
+            max_evaluations=max_evaluations,
+            report=report,
+        )
+        found = [
+            replace(f, budget=measured(f.budget), uniform=None if f.uniform is None else measured(f.uniform))
+            for f in found
+        ]
+    record = {
+        "targets": {f.budget.name: {"asked_ms": f.target, "predicted_ms": f.milliseconds} for f in found},
+        "latency_model": latency.to_json(),
+        "sequences": len(seen),
+        "length": length,
+        "seed": seed,
+    }
+    budgets = [b for b in checkpoint.budgets if b.name not in wanted] + [f.budget for f in found]
+    return with_budgets(checkpoint, budgets, out, notes={"search": record}, overwrite=overwrite), found

@@ -1,0 +1,31 @@
+"""`flextron-export search`: found budgets on the terminal and in the checkpoint, exit codes."""
+
+from __future__ import annotations
+
+import json
+
+from flextron_export.elastic.checkpoint import ElasticCheckpoint
+
+
+def test_budgets_are_found_for_a_described_device(call, tiny_checkpoint, tiny_text, tmp_path):
+    quick = ("--text", tiny_text, "--length", 32, "--sequences", 2, "--threads", 1, "--max-evaluations", 30)
+    how = ("--device", "jetson-orin-nano", "--shape", "7b", "--dtype", "int4", "--targets", "0.8,0.6")
+    done = call("search", tiny_checkpoint, *quick, *how, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "best uniform" in done.output and "t80" in done.output
+    out = ElasticCheckpoint.open(tmp_path / "out")
+    assert {"t80", "t60"} <= {b.name for b in out.budgets}
+    assert out.notes["search"]["latency_model"]["source"]["shape"] == "7b"
+    done = call("search", tiny_checkpoint, *quick, *how, "--out", tmp_path / "again", "--json")
+    found = {f["name"]: f for f in json.loads(done.stdout)["found"]}
+    assert found["t60"]["layers"] == out.budget("t60").to_json()["layers"]
+    assert found["t60"]["predicted_ms"] <= found["t60"]["asked_ms"]
+
+
+def test_one_latency_model_is_needed_and_targets_must_be_possible(call, tiny_checkpoint, tiny_text, tmp_path):
+    common = ("search", tiny_checkpoint, "--text", tiny_text, "--out", tmp_path / "out")
+    assert call(*common, "--targets", "0.5").exit_code == 2
+    done = call(*common, "--targets", "0.5", "--latency-model", tmp_path / "none.json")
+    assert done.exit_code == 3 and "There is no latency model" in done.output
+    done = call(*common, "--targets", "0.001", "--device", "h100")
+    assert done.exit_code == 3 and "but the fastest network" in done.output

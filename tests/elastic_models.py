@@ -21,12 +21,28 @@ LLAMA3 = {
 MODELS: dict[str, dict[str, Any]] = {
     "grouped": {},
     "multi-head": {"kv_heads": 8},
-    "biases": {"bias": True},
+    "biases, gelu": {"bias": True, "hidden_act": "gelu"},
     "untied, query wider than hidden": {"tied": False, "hidden": 32, "head_dim": 32},
     "llama3 rope": {"rope": LLAMA3},
-    "linear rope": {"rope": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}},
+    "linear rope, relu": {
+        "rope": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0},
+        "hidden_act": "relu",
+    },
+    "mistral": {"family": "mistral", "sliding_window": 7},
+    "qwen2": {"family": "qwen2", "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    "qwen3": {
+        "family": "qwen3",
+        "attention_bias": True,
+        "use_sliding_window": True,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "gpt2": {"family": "gpt2"},
 }
 """kind -> options of `tiny_model`."""
+
+FAMILIES = ("grouped", "mistral", "qwen2", "qwen3", "gpt2")
+"""One kind of every family."""
 
 
 def elastic_model(out: Path, **options: Any) -> ElasticCheckpoint:

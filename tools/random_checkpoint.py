@@ -55,7 +55,7 @@ def write_random_checkpoint(
     block = rng.standard_normal(1 << 20, dtype=np.float32) / np.float32(np.sqrt(hidden))
 
     def make(spec: TensorSpec) -> np.ndarray:
-        shape = spec.shape[::-1] if spec.transposed else spec.shape
+        shape = spec.source_shape
         if len(shape) == 1:
             return np.ones(shape, numpy_dtype(dtype))
         return np.resize(np.roll(block, int(rng.integers(block.size))).astype(numpy_dtype(dtype)), shape)
@@ -63,7 +63,7 @@ def write_random_checkpoint(
     shards: list[dict[str, TensorPlan]] = [{}]
     size = 0
     for spec in tensor_specs(architecture):
-        shape = spec.shape[::-1] if spec.transposed else spec.shape
+        shape = spec.source_shape
         bytes_needed = int(np.prod(shape)) * numpy_dtype(dtype).itemsize
         if size + bytes_needed > shard_bytes and shards[-1]:
             shards.append({})

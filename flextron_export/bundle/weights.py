@@ -37,7 +37,7 @@ def write_weights(
 def _convert(source: ModelWeights, spec: TensorSpec, dtype: str) -> np.ndarray:
     array = source.read(spec.source)
     with np.errstate(over="ignore"):  # an overflow is reported below, by name
-        converted = (array.T if spec.transposed else array).astype(numpy_dtype(DTYPES[dtype]), order="C", copy=False)
+        converted = spec.take(array).astype(numpy_dtype(DTYPES[dtype]), order="C", copy=False)
     if not _finite(converted):
         cause = "the checkpoint is damaged" if not _finite(array) else f"a value is too large for {dtype}"
         raise CheckpointError(

@@ -2,93 +2,52 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import CheckpointError, UnsupportedModelError, problems
-from ..files import read_object
+from ..files import integers, read_object
+from .families import FAMILIES
+from .families.config import Config
+from .families.family import NAMES
+from .rope import Rope
+from .values import number, positive
 
-FAMILIES = {"llama": "LlamaForCausalLM"}
-"""model_type -> the architecture name a config must carry."""
-
-ROPE_TYPES: dict[str, tuple[str, ...]] = {
-    "default": (),
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-}
-"""rope type -> the parameters it needs."""
-
-_CONFIG_NAMES = {
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "num_kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "intermediate_size": "intermediate_size",
-    "vocab_size": "vocab_size",
-    "max_positions": "max_position_embeddings",
-}
-"""size -> its name in a Hugging Face config."""
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary position embedding: base, type and the parameters of that type (transformers' `rope_parameters`)."""
-
-    theta: float = 10000.0
-    type: str = "default"
-    parameters: dict[str, float] = field(default_factory=dict)
-
-    def faults(self) -> list[str]:
-        """Everything that is wrong with it, in words."""
-        if self.type not in ROPE_TYPES:
-            return [f"rope type {self.type!r} (only {', '.join(ROPE_TYPES)})"]
-        found = [] if _number(self.theta) and self.theta > 0 else [f"rope_theta {self.theta!r}"]
-        for name in ROPE_TYPES[self.type]:
-            value = self.parameters.get(name)
-            if not _number(value) or not value > 0:  # type: ignore[operator]
-                found.append(f"rope type {self.type!r} lacks a positive {name}")
-        if (
-            self.type == "llama3"
-            and not found
-            and self.parameters["low_freq_factor"] >= self.parameters["high_freq_factor"]
-        ):
-            found.append("rope: low_freq_factor is not below high_freq_factor")
-        return found
-
-    def inverse_frequencies(self, head_dim: int) -> np.ndarray:
-        """float32 [head_dim / 2], equal to what transformers computes for the same config."""
-        inverse = 1.0 / self.theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
-        inverse = inverse.astype(np.float32)
-        if self.type == "linear":
-            inverse = inverse / np.float32(self.parameters["factor"])
-        if self.type == "llama3":
-            inverse = self._llama3(inverse)
-        return np.asarray(inverse, np.float32)
-
-    def _llama3(self, inverse: np.ndarray) -> np.ndarray:
-        # Llama 3.1: long wavelengths are slowed by `factor`, short ones kept, those between are blended.
-        factor, low, high, original = (
-            self.parameters[k]
-            for k in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        )
-        wavelength = 2 * math.pi / inverse
-        smooth = (original / wavelength - low) / (high - low)
-        blended = (1 - smooth) / factor * inverse + smooth * inverse
-        return np.where(
-            wavelength > original / low, inverse / factor, np.where(wavelength < original / high, inverse, blended)
-        )
+SIZES = (
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "intermediate_size",
+    "vocab_size",
+    "max_positions",
+)
+NORMS = ("rms", "layer")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
+ATTENTION, FFN = ("q", "k", "v", "o"), ("gate", "up", "down")
+"""The linear layers of a decoder layer; a plain FFN has no `gate`."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Shape of a decoder-only transformer. Sizes are counts.
+    """What a decoder-only transformer computes: sizes, which are counts, and features.
 
-    `head_dim` is explicit, as the query may be wider than the hidden size.
+    Attributes:
+        head_dim: explicit, as the query may be wider than the hidden size.
+        max_positions: longest context; with learned positions nothing beyond it exists.
+        norm_eps: of every normalisation.
+        tied: the LM head is the embedding.
+        attention_bias: q, k, v and o have biases.
+        mlp_bias: gate, up and down have biases.
+        rope: the rotary embedding; None where a learned vector for each position is added to the embedding.
+        norm: `rms`, or `layer` (minus the mean, and with a bias).
+        activation: `silu`, `gelu`, `gelu_tanh` (its approximation by tanh) or `relu`.
+        gated: the FFN is down(activation(gate) * up), else down(activation(up)).
+        attention_output_bias: with `attention_bias`, o has one too.
+        qk_norm: every head of q and k is RMS-normalised before the rotary embedding.
+        windows: how many tokens the attention of each layer sees, its own included, 0 for all; empty: no layer has one.
     """
 
     family: str
@@ -104,23 +63,42 @@ class Architecture:
     tied: bool
     attention_bias: bool
     mlp_bias: bool
-    rope: Rope
+    rope: Rope | None
+    norm: str = "rms"
+    activation: str = "silu"
+    gated: bool = True
+    attention_output_bias: bool = True
+    qk_norm: bool = False
+    windows: tuple[int, ...] = ()
 
     def faults(self) -> list[str]:
         """Everything that is wrong with it, in words; sizes have the names of a Hugging Face config."""
         found = [] if self.family in FAMILIES else [f"family {self.family!r}"]
+        names = {**NAMES, **(FAMILIES[self.family].names if self.family in FAMILIES else {})}
         found += [
             f"{name} is {getattr(self, size)!r}, no positive integer"
-            for size, name in _CONFIG_NAMES.items()
-            if not _positive(getattr(self, size))
+            for size, name in names.items()
+            if size in SIZES and not positive(getattr(self, size))
         ]
-        if not _number(self.norm_eps) or self.norm_eps < 0:
-            found.append(f"rms_norm_eps is {self.norm_eps!r}")
-        flags = {"tie_word_embeddings": self.tied, "attention_bias": self.attention_bias, "mlp_bias": self.mlp_bias}
-        found += [f"{name} is {value!r}" for name, value in flags.items() if not isinstance(value, bool)]
-        if _positive(self.num_heads) and _positive(self.num_kv_heads) and self.num_heads % self.num_kv_heads:
+        if not number(self.norm_eps) or self.norm_eps < 0:
+            found.append(f"{names['norm_eps']} is {self.norm_eps!r}")
+        found += [
+            f"{names.get(flag, flag)} is {getattr(self, flag)!r}"
+            for flag in ("tied", "attention_bias", "mlp_bias", "gated", "attention_output_bias", "qk_norm")
+            if not isinstance(getattr(self, flag), bool)
+        ]
+        for name, known in (("norm", NORMS), ("activation", ACTIVATIONS)):
+            if getattr(self, name) not in known:
+                found.append(f"{name} {getattr(self, name)!r} (only {', '.join(known)})")
+        if positive(self.num_heads) and positive(self.num_kv_heads) and self.num_heads % self.num_kv_heads:
             found.append(f"{self.num_heads} query heads are not a multiple of {self.num_kv_heads} KV heads")
-        if _positive(self.head_dim) and self.head_dim % 2:
+        if self.windows and (
+            len(self.windows) != self.num_layers or not all(w == 0 or positive(w) for w in self.windows)
+        ):
+            found.append(f"the attention windows {list(self.windows)} are not one for each of {self.num_layers} layers")
+        if self.rope is None:
+            return found
+        if positive(self.head_dim) and self.head_dim % 2:
             found.append(f"head_dim {self.head_dim} is not even")
         return found + self.rope.faults()
 
@@ -129,20 +107,49 @@ class Architecture:
         """Query heads of one KV group."""
         return self.num_heads // self.num_kv_heads
 
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """The linear layers of a decoder layer."""
+        return ATTENTION + (FFN if self.gated else FFN[1:])
+
+    def biased(self, projection: str) -> bool:
+        """Whether a linear layer has a bias."""
+        if projection in FFN:
+            return self.mlp_bias
+        return self.attention_bias and (projection != "o" or self.attention_output_bias)
+
+    def window(self, layer: int) -> int:
+        """How many tokens the attention of a layer sees, its own included; 0 for all."""
+        return self.windows[layer] if self.windows else 0
+
+    @property
+    def norm_parameters(self) -> int:
+        """Parameters of a norm over the hidden size."""
+        return self.hidden_size * (2 if self.norm == "layer" else 1)
+
     def layer_parameters(self, groups: int, neurons: int) -> int:
         """Active parameters of one layer at that width, norms and biases included."""
         query, key = groups * self.heads_per_group * self.head_dim, groups * self.head_dim
-        weights = self.hidden_size * (2 * query + 2 * key + 3 * neurons + 2)
-        attention = query + 2 * key + self.hidden_size if self.attention_bias else 0
-        return weights + attention + (2 * neurons + self.hidden_size if self.mlp_bias else 0)
+        rows = {"q": query, "k": key, "v": key, "o": query}
+        weights = biases = 0
+        for name in self.projections:
+            elastic = rows.get(name, neurons)
+            weights += elastic * self.hidden_size
+            if self.biased(name):
+                biases += self.hidden_size if name in ("o", "down") else elastic
+        return weights + biases + 2 * self.norm_parameters + (2 * self.head_dim if self.qk_norm else 0)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """A JSON object; features at their default are left out, so that older readers open what has none of them."""
+        value = {**asdict(self), "windows": list(self.windows)}
+        defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        return {k: v for k, v in value.items() if k not in defaults or getattr(self, k) != defaults[k]}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Architecture:
         """The inverse of `to_json`; ValueError, KeyError, TypeError or AttributeError if it is none."""
-        architecture = cls(**{**value, "rope": Rope(**value["rope"])})
+        rope, windows = value["rope"], integers(value.get("windows", []))
+        architecture = cls(**{**value, "rope": None if rope is None else Rope(**rope), "windows": windows})
         if found := architecture.faults():
             raise ValueError("; ".join(found))
         return architecture
@@ -154,83 +161,36 @@ class Architecture:
         Raises:
             UnsupportedModelError: the family, an option or a size is not one this package handles; every one is named.
         """
-        family = config.get("model_type")
-        names = config.get("architectures") or [FAMILIES.get(str(family))]
-        if not isinstance(family, str) or not isinstance(names, list) or FAMILIES.get(family) not in names:
+        kind = config.get("model_type")
+        family = FAMILIES.get(kind) if isinstance(kind, str) else None
+        names = config.get("architectures") or [family.model if family else None]
+        if family is None or not isinstance(names, list) or family.model not in names:
             given = ", ".join(map(str, names)) if isinstance(names, list) else repr(names)
             raise UnsupportedModelError(
-                f"The architecture {given} (model_type {family!r}) is not supported.",
-                fix=f"use one of: {', '.join(FAMILIES.values())}",
+                f"The architecture {given} (model_type {kind!r}) is not supported.",
+                fix=f"use one of: {', '.join(f.model for f in FAMILIES.values())}",
             )
-        found = _unsupported(config)
-        get: Any = config.get  # sizes may be anything until `faults` has seen them
-        heads, hidden, head_dim = get("num_attention_heads"), get("hidden_size"), get("head_dim")
-        if head_dim is None and _positive(heads) and _positive(hidden):
-            head_dim = hidden // heads
+        reader = Config(config)
+        # Values may be anything until `faults` has seen them.
+        found: dict[str, Any] = {"num_kv_heads": None, "head_dim": None}
+        found |= {ours: config.get(name, family.absent.get(ours)) for ours, name in family.names.items()}
+        found |= family.read(reader)
+        for name, value in family.absent.items():
+            if found[name] is None and name not in ("num_kv_heads", "head_dim"):
+                found[name] = value
+        heads, hidden = found["num_heads"], found["hidden_size"]
+        if found["num_kv_heads"] is None:
+            found["num_kv_heads"] = heads
+        if found["head_dim"] is None and positive(heads) and positive(hidden):
+            found["head_dim"] = hidden // heads
             if hidden % heads:
-                found.append(f"hidden_size {hidden} is not a multiple of {heads} heads and there is no head_dim")
-        architecture = cls(
-            family=family,
-            hidden_size=hidden,
-            num_layers=get("num_hidden_layers"),
-            num_heads=heads,
-            num_kv_heads=_default(get("num_key_value_heads"), heads),
-            head_dim=head_dim,
-            intermediate_size=get("intermediate_size"),
-            vocab_size=get("vocab_size"),
-            max_positions=_default(get("max_position_embeddings"), 2048),
-            norm_eps=_default(get("rms_norm_eps"), 1e-6),
-            tied=_default(get("tie_word_embeddings"), False),
-            attention_bias=_default(get("attention_bias"), False),
-            mlp_bias=_default(get("mlp_bias"), False),
-            rope=_rope(config),
-        )
-        problems(UnsupportedModelError, "config.json asks for what is not supported", found + architecture.faults())
+                reader.faults.append(
+                    f"hidden_size {hidden} is not a multiple of {heads} heads and there is no head_dim"
+                )
+        architecture = cls(family=family.model_type, **found)
+        faults = reader.faults + architecture.faults()
+        problems(UnsupportedModelError, "config.json asks for what is not supported", faults)
         return architecture
-
-
-def _unsupported(config: dict[str, Any]) -> list[str]:
-    """Options that change what the model computes and that nothing here implements."""
-    found = ["the checkpoint is already quantised"] if config.get("quantization_config") else []
-    if _default(config.get("hidden_act"), "silu") not in ("silu", "swish"):
-        found.append(f"activation {config['hidden_act']!r} (only silu)")
-    rope = config.get("rope_parameters")
-    options = {**(rope if isinstance(rope, dict) else {}), **config}
-    if options.get("use_sliding_window") is False:
-        options["sliding_window"] = None
-    for option, harmless in (("pretraining_tp", 1), ("partial_rotary_factor", 1), ("sliding_window", None)):
-        if options.get(option) not in (None, harmless):
-            found.append(f"{option} {options[option]!r}")
-    kinds = config.get("layer_types") or []
-    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-        found.append(f"layer_types {kinds}")
-    return found
-
-
-def _rope(config: dict[str, Any]) -> Rope:
-    # transformers 5 writes `rope_parameters`; older configs write `rope_theta` and `rope_scaling`.
-    given: dict[str, Any] = {}
-    for key in ("rope_scaling", "rope_parameters"):
-        value = config.get(key) or {}
-        # Anything but numbers and the type's name is a table of another kind of rope, or one rope per kind of layer.
-        if not isinstance(value, dict) or any(isinstance(v, dict) for v in value.values()):
-            return Rope(type=f"{key} = {value}")
-        given.update(value)
-    kind = given.get("rope_type") or given.get("type") or "default"
-    theta = given.pop("rope_theta", None) or _default(config.get("rope_theta"), 10000.0)
-    return Rope(theta, str(kind), {k: v for k, v in given.items() if _number(v)})
-
-
-def _default(value: Any, default: Any) -> Any:
-    return default if value is None else value
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def read_config(directory: Path) -> dict[str, Any]:

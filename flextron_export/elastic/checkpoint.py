@@ -39,6 +39,8 @@ TOKENIZER_FILES = (
 class ModelWeights:
     """The weights of a Hugging Face model directory, mapped: one safetensors file or shards with an index.
 
+    As in transformers, the names may lack their first part: so a model is written that had no LM head.
+
     Raises:
         CheckpointError: no safetensors, a missing shard, a missing tensor or one of another shape.
     """
@@ -63,18 +65,24 @@ class ModelWeights:
         self._where = {tensor: file for file in self.files for tensor in file.tensors}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._where
+        return self._name(name) in self._where
 
     def __getitem__(self, name: str) -> np.ndarray:
+        name = self._name(name)
         return self._where[name][name]
 
     def read(self, name: str) -> np.ndarray:
         """A copy of a tensor; see `SafetensorsFile.read`."""
+        name = self._name(name)
         return self._where[name].read(name)
 
     def info(self, name: str) -> TensorInfo:
         """Type, shape and place of a tensor in its file; KeyError if there is none of that name."""
+        name = self._name(name)
         return self._where[name].tensors[name]
+
+    def _name(self, name: str) -> str:
+        return name if name in self._where else name.partition(".")[2]
 
     def records(self) -> dict[str, FileRecord]:
         """Size and SHA-256 of every weights file, by name; reads them whole."""
@@ -84,7 +92,7 @@ class ModelWeights:
         """Raise CheckpointError naming every tensor that is missing, has another shape or holds no floats."""
         found = []
         for spec in specs:
-            expected = spec.shape[::-1] if spec.transposed else spec.shape
+            expected = spec.source_shape
             if spec.source not in self:
                 found.append(f"{spec.source} is missing")
                 continue

@@ -1,7 +1,7 @@
 """Sub-networks of a torch model: the same weights, fewer rows.
 
 `narrowed` slices (what runs and trains), `masked` zeroes (what slicing must equal). Both act on a Hugging Face model in
-place and undo themselves; neither copies a weight.
+place and undo themselves; neither keeps a copy of a weight.
 """
 
 from __future__ import annotations
@@ -13,23 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingDependencyError
 from .architecture import Architecture
+from .modules import Projection, blocks, projections, splits
 from .tensors import rows
 from .widths import Budget
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-_PROJECTIONS = {
-    "q_proj": ("self_attn", "query", 0),
-    "k_proj": ("self_attn", "key", 0),
-    "v_proj": ("self_attn", "key", 0),
-    "o_proj": ("self_attn", "query", 1),
-    "gate_proj": ("mlp", "neurons", 0),
-    "up_proj": ("mlp", "neurons", 0),
-    "down_proj": ("mlp", "neurons", 1),
-}
-"""projection -> its module, what its elastic dimension counts, and which dimension of nn.Linear's weight that is."""
 
 
 def load_model(path: Path) -> Any:
@@ -49,38 +39,52 @@ def load_model(path: Path) -> Any:
     ).eval()
 
 
-def _linears(model: Any) -> Iterator[tuple[int, str, nn.Linear]]:
-    for i, layer in enumerate(model.model.layers):
-        for name, (module, _, _) in _PROJECTIONS.items():
-            yield i, name, getattr(getattr(layer, module), name)
-
-
 @contextmanager
 def narrowed(model: Any, architecture: Architecture, budget: Budget) -> Iterator[None]:
     """Within the block, `model` computes only the budget's sub-network; gradients reach only the active rows.
 
     A KV cache made inside the block has the budget's number of heads in each layer: do not use it with another budget.
     """
-    from torch.nn.functional import linear
-
-    def forward(module: nn.Linear, count: int, dimension: int) -> Any:
-        weight, bias = module.weight, module.bias
-        if dimension == 1:
-            return lambda x: linear(x, weight[:, :count], bias)
-        return lambda x: linear(x, weight[:count], None if bias is None else bias[:count])
-
-    changed = []
+    changed: list[tuple[Any, str, Any]] = []  # module, attribute, what it was; None: it was not its own
     try:
-        for i, name, module in _linears(model):
-            _, kind, dimension = _PROJECTIONS[name]
-            count = rows(architecture, kind, budget.layers[i])
-            if count < module.weight.shape[dimension]:
-                module.forward = forward(module, count, dimension)  # type: ignore[method-assign]
-                changed.append(module)
+        for projection in projections(model, architecture):
+            width = budget.layers[projection.layer]
+            counts = [rows(architecture, kind, width) for kind, _, _ in projection.parts]
+            if counts != [full for _, _, full in projection.parts]:
+                projection.module.forward = _narrow_forward(projection, counts)
+                changed.append((projection.module, "forward", None))
+        for (module, attribute), width in zip(splits(model), budget.layers, strict=False):
+            changed.append((module, attribute, getattr(module, attribute)))
+            setattr(module, attribute, rows(architecture, "query", width))
         yield
     finally:
-        for module in changed:
-            del module.forward
+        for module, attribute, before in changed:
+            if before is None:
+                delattr(module, attribute)
+            else:
+                setattr(module, attribute, before)
+
+
+def _narrow_forward(projection: Projection, counts: list[int]) -> Any:
+    """The forward function of a linear module over the first rows of each of its parts."""
+    import torch
+    from torch.nn.functional import linear
+
+    module, dimension = projection.module, projection.dimension
+    spans = [(start, count) for (_, start, _), count in zip(projection.parts, counts, strict=True)]
+
+    def take(tensor: torch.Tensor, dimension: int) -> torch.Tensor:
+        parts = [tensor.narrow(dimension, *span) for span in spans]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dimension)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        # The weights are looked up here: sharded training gathers them only while the layer runs.
+        weight, bias = take(module.weight, dimension), module.bias
+        if bias is not None and not projection.output:
+            bias = take(bias, 0)
+        return linear(x, weight.T if projection.transposed else weight, bias)
+
+    return forward
 
 
 @contextmanager
@@ -95,11 +99,10 @@ def masked(model: Any, architecture: Architecture, budget: Budget) -> Iterator[N
 
         return zero
 
-    handles = [
-        module.register_forward_pre_hook(hook(rows(architecture, _PROJECTIONS[name][1], budget.layers[i])))
-        for i, name, module in _linears(model)
-        if _PROJECTIONS[name][2] == 1
-    ]
+    handles = []
+    for block, width in zip(blocks(model), budget.layers, strict=True):
+        for module, kind in ((block.attention_output, "query"), (block.ffn_output, "neurons")):
+            handles.append(module.register_forward_pre_hook(hook(rows(architecture, kind, width))))
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import InputError, problems
 from .architecture import Architecture
+from .modules import projections
 
 
 def permute_(model: Any, architecture: Architecture, group_order: np.ndarray, neuron_order: np.ndarray) -> None:
@@ -41,24 +42,15 @@ def permute_(model: Any, architecture: Architecture, group_order: np.ndarray, ne
         rows = order[:, None] * size + np.arange(size)
         return torch.from_numpy(rows.reshape(-1).astype(np.int64)).to(model.device)
 
-    def move(linear: Any, index: torch.Tensor, dimension: int) -> None:
-        # Bitwise the same numbers elsewhere; biases follow rows, the bias of an output projection stays.
-        linear.weight.copy_(linear.weight.index_select(dimension, index))
-        if dimension == 0 and linear.bias is not None:
-            linear.bias.copy_(linear.bias[index])
-
+    sizes = {"query": a.heads_per_group * a.head_dim, "key": a.head_dim, "neurons": 1}
     with torch.no_grad():
-        for layer, groups, neurons in zip(model.model.layers, group_order, neuron_order, strict=True):
-            query, key = blocks(groups, a.heads_per_group * a.head_dim), blocks(groups, a.head_dim)
-            neuron = blocks(neurons, 1)
-            attention, mlp = layer.self_attn, layer.mlp
-            for linear, index, dimension in (
-                (attention.q_proj, query, 0),
-                (attention.k_proj, key, 0),
-                (attention.v_proj, key, 0),
-                (attention.o_proj, query, 1),
-                (mlp.gate_proj, neuron, 0),
-                (mlp.up_proj, neuron, 0),
-                (mlp.down_proj, neuron, 1),
-            ):
-                move(linear, index, dimension)
+        for projection in projections(model, a):
+            orders = {"query": group_order, "key": group_order, "neurons": neuron_order}
+            index = torch.cat(
+                [blocks(orders[kind][projection.layer], sizes[kind]) + start for kind, start, _ in projection.parts]
+            )
+            module, dimension = projection.module, projection.dimension
+            # Bitwise the same numbers elsewhere; biases follow rows, the bias of an output projection stays.
+            module.weight.copy_(module.weight.index_select(dimension, index))
+            if module.bias is not None and not projection.output:
+                module.bias.copy_(module.bias[index])

@@ -51,7 +51,9 @@ class Budget:
 
     def parameters(self, architecture: Architecture) -> int:
         """Number of active parameters outside the embedding and the LM head."""
-        return sum(architecture.layer_parameters(w.groups, w.neurons) for w in self.layers) + architecture.hidden_size
+        return (
+            sum(architecture.layer_parameters(w.groups, w.neurons) for w in self.layers) + architecture.norm_parameters
+        )
 
 
 def full_budget(architecture: Architecture) -> Budget:

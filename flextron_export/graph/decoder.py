@@ -74,11 +74,16 @@ def _forward(
 
     Head counts are constants if `budget` is given.
     """
-    mask = _mask(g, tokens["positions"], caches["k.0"])
-    cos, sin = _rotary(g, a, tokens["positions"])
+    masks = {
+        w: _mask(g, tokens["positions"], caches["k.0"], w) for w in sorted({a.window(i) for i in range(a.num_layers)})
+    }
+    rotary = None if a.rope is None else _rotary(g, a.rope.inverse_frequencies(a.head_dim), tokens["positions"])
     batch_and_length = g.op("Shape", tokens["ids"])
 
     def norm(x: ir.Value, name: str) -> ir.Value:
+        if a.norm == "layer":
+            scale, bias = layers.weight(name), layers.weight(f"{name}_bias")
+            return g.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=a.norm_eps)
         return g.op("RMSNormalization", x, layers.weight(name), axis=-1, epsilon=a.norm_eps)
 
     def split(x: ir.Value, heads: int) -> ir.Value:  # [T, heads x head_dim] -> [B, heads, S, head_dim]
@@ -88,16 +93,27 @@ def _forward(
     def join(x: ir.Value) -> ir.Value:  # [B, heads, S, head_dim] -> [T, heads x head_dim]
         return g.op("Flatten", g.op("Transpose", x, perm=[0, 2, 1, 3]), axis=2)
 
-    x = g.op("Gather", layers.weight("embedding"), g.op("Reshape", tokens["ids"], g.constant([-1])))  # [T, hidden]
+    def look_up(table: str, indices: ir.Value) -> ir.Value:  # [B, S] -> [T, hidden]
+        return g.op("Gather", layers.weight(table), g.op("Reshape", indices, g.constant([-1])))
+
+    x = look_up("embedding", tokens["ids"])
+    if a.rope is None:
+        x = g.op("Add", x, look_up("position_embedding", tokens["positions"]))
     for i in range(a.num_layers):
         key_heads = budget.layers[i].groups if budget else -1  # -1: read from the tensor
         query_heads = key_heads * a.heads_per_group if budget else -1
         q, k, v = layers.query_key_value(i, norm(x, f"layers.{i}.attention_norm"))
         q, k, v = split(q, query_heads), split(k, key_heads), split(v, key_heads)
-        q, k = (g.op("RotaryEmbedding", y, cos, sin) for y in (q, k))
+        if a.qk_norm:
+            q, k = (
+                g.op("RMSNormalization", y, layers.weight(f"layers.{i}.{name}_norm"), axis=-1, epsilon=a.norm_eps)
+                for y, name in ((q, "q"), (k, "k"))
+            )
+        if rotary is not None:
+            q, k = (g.op("RotaryEmbedding", y, *rotary) for y in (q, k))
         for name, new in (("k", k), ("v", v)):
             caches[f"{name}.{i}"] = g.op("TensorScatter", caches[f"{name}.{i}"], new, tokens["write"], axis=2)
-        attended = g.op("Attention", q, caches[f"k.{i}"], caches[f"v.{i}"], mask)
+        attended = g.op("Attention", q, caches[f"k.{i}"], caches[f"v.{i}"], masks[a.window(i)])
         x = layers.attention_output(i, join(attended), x)
         x = layers.ffn(i, norm(x, f"layers.{i}.ffn_norm"), x)
     last = norm(g.op("Gather", x, tokens["rows"], axis=0), "norm")  # the LM head runs only where asked
@@ -105,19 +121,23 @@ def _forward(
     return g.op("Cast", logits, to=ir.DataType.FLOAT)
 
 
-def _mask(g: GraphBuilder, positions: ir.Value, cache: ir.Value) -> ir.Value:
-    """bool [B, 1, S, C]: slot j is visible to a token at position j or later."""
+def _mask(g: GraphBuilder, positions: ir.Value, cache: ir.Value, window: int) -> ir.Value:
+    """bool [B, 1, S, C]: slot j is visible to a token at position j or later, and, with a window, before j + window."""
     capacity = g.op("Squeeze", g.op("Shape", cache, start=2, end=3))
     slots = g.op("Range", g.constant(0), capacity, g.constant(1))
-    return g.op("LessOrEqual", slots, g.op("Unsqueeze", positions, g.constant([1, 3])))
+    here = g.op("Unsqueeze", positions, g.constant([1, 3]))
+    seen = g.op("LessOrEqual", slots, here)
+    if not window:
+        return seen
+    return g.op("And", seen, g.op("Greater", slots, g.op("Sub", here, g.constant(window))))
 
 
-def _rotary(g: GraphBuilder, a: Architecture, positions: ir.Value) -> tuple[ir.Value, ir.Value]:
+def _rotary(g: GraphBuilder, frequencies: np.ndarray, positions: ir.Value) -> tuple[ir.Value, ir.Value]:
     """cos and sin [B, S, head_dim / 2], computed in float32 as transformers does; no table limits the context."""
     angles = g.op(
         "Mul",
         g.op("Unsqueeze", g.op("Cast", positions, to=ir.DataType.FLOAT), g.constant([2])),
-        g.constant(a.rope.inverse_frequencies(a.head_dim), np.float32),
+        g.constant(frequencies, np.float32),
     )
     cos, sin = (g.op("Cast", g.op(f, angles), to=g.float) for f in ("Cos", "Sin"))
     return cos, sin

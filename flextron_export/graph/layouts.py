@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from ..elastic.architecture import Architecture
 from ..elastic.safetensors import SafetensorsFile
-from ..elastic.tensors import rows, tensor_specs
+from ..elastic.tensors import PROJECTIONS, rows, tensor_specs
 from ..elastic.widths import Budget, Candidates, LayerWidth
 from .builder import INT64, GraphBuilder
 
@@ -34,36 +34,36 @@ class Prefix:
 
     def query_key_value(self, i: int, x: ir.Value) -> tuple[ir.Value, ...]:
         """Projections of the normed tokens [T, hidden] -> q [T, heads x head_dim], k and v [T, groups x head_dim]."""
-        return tuple(self.linear(i, name, x, self.a.attention_bias) for name in "qkv")
+        return tuple(self.linear(i, name, x) for name in "qkv")
 
     def attention_output(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
         """residual + output projection of the attended heads [T, heads x head_dim] -> [T, hidden]."""
-        return self.g.op(
-            "Gemm", x, self.weight(f"layers.{i}.o"), self.biased(residual, f"layers.{i}.o", self.a.attention_bias)
-        )
+        return self.g.op("Gemm", x, self.weight(f"layers.{i}.o"), self.biased(residual, i, "o"))
 
     def ffn(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
-        """residual + down(silu(gate x) * up x), tokens [T, hidden] -> [T, hidden]."""
-        inner = self.gated(*(self.linear(i, name, x, self.a.mlp_bias) for name in ("gate", "up")))
-        return self.g.op(
-            "Gemm", inner, self.weight(f"layers.{i}.down"), self.biased(residual, f"layers.{i}.down", self.a.mlp_bias)
-        )
+        """residual + down(activation(gate x) * up x), or down(activation(up x)), tokens [T, hidden] -> [T, hidden]."""
+        inner = self.inner(lambda name: self.linear(i, name, x))
+        return self.g.op("Gemm", inner, self.weight(f"layers.{i}.down"), self.biased(residual, i, "down"))
 
-    def linear(self, i: int, name: str, x: ir.Value, bias: bool) -> ir.Value:
-        return self.g.op(
-            "Gemm",
-            x,
-            self.weight(f"layers.{i}.{name}"),
-            self.weight(f"layers.{i}.{name}_bias") if bias else None,
-            transB=1,
-        )
+    def linear(self, i: int, name: str, x: ir.Value) -> ir.Value:
+        bias = self.weight(f"layers.{i}.{name}_bias") if self.a.biased(name) else None
+        return self.g.op("Gemm", x, self.weight(f"layers.{i}.{name}"), bias, transB=1)
 
-    def biased(self, residual: ir.Value, name: str, bias: bool) -> ir.Value:
-        return self.g.op("Add", residual, self.weight(f"{name}_bias")) if bias else residual
+    def biased(self, residual: ir.Value, i: int, name: str) -> ir.Value:
+        return self.g.op("Add", residual, self.weight(f"layers.{i}.{name}_bias")) if self.a.biased(name) else residual
 
-    def gated(self, gate: ir.Value, up: ir.Value) -> ir.Value:
-        silu = self.g.op("Mul", gate, self.g.op("Sigmoid", gate))
-        return self.g.op("Mul", silu, up)
+    def inner(self, linear: Callable[[str], ir.Value]) -> ir.Value:
+        """The neurons of an FFN out of its linear layers by name."""
+        if self.a.gated:
+            return self.g.op("Mul", self.activation(linear("gate")), linear("up"))
+        return self.activation(linear("up"))
+
+    def activation(self, x: ir.Value) -> ir.Value:
+        if self.a.activation == "relu":
+            return self.g.op("Relu", x)
+        if self.a.activation == "silu":
+            return self.g.op("Mul", x, self.g.op("Sigmoid", x))
+        return self.g.op("Gelu", x, approximate={"gelu": "none", "gelu_tanh": "tanh"}[self.a.activation])
 
 
 class Panels(Prefix):
@@ -91,7 +91,7 @@ class Panels(Prefix):
 
     def query_key_value(self, i: int, x: ir.Value) -> Values:
         def panel(b: int, before: list[Values]) -> list[Values]:
-            return [*before, tuple(self.panel_linear(i, name, x, b, self.a.attention_bias) for name in "qkv")]
+            return [*before, tuple(self.panel_linear(i, name, x, b) for name in "qkv")]
 
         def join(pieces: list[Values]) -> Values:
             return tuple(self.g.op("Concat", *p, axis=-1) if len(p) > 1 else p[0] for p in zip(*pieces, strict=True))
@@ -106,15 +106,15 @@ class Panels(Prefix):
             part = self.g.op("Slice", x, self.g.constant([start]), self.g.constant([stop]), self.g.constant([1]))
             return self.g.op("Gemm", part, self.panel(f"layers.{i}.o", b), before)
 
-        start = self.biased(residual, f"layers.{i}.o", self.a.attention_bias)
+        start = self.biased(residual, i, "o")
         return self.nest("groups", i, panel, start, lambda y: (y,))[0]
 
     def ffn(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
         def panel(b: int, before: ir.Value) -> ir.Value:
-            inner = self.gated(*(self.panel_linear(i, name, x, b, self.a.mlp_bias) for name in ("gate", "up")))
+            inner = self.inner(lambda name: self.panel_linear(i, name, x, b))
             return self.g.op("Gemm", inner, self.panel(f"layers.{i}.down", b), before)
 
-        start = self.biased(residual, f"layers.{i}.down", self.a.mlp_bias)
+        start = self.biased(residual, i, "down")
         return self.nest("neurons", i, panel, start, lambda y: (y,))[0]
 
     def nest(
@@ -133,9 +133,9 @@ class Panels(Prefix):
 
         return after(1, before)
 
-    def panel_linear(self, i: int, name: str, x: ir.Value, b: int, bias: bool) -> ir.Value:
-        name = f"layers.{i}.{name}"
-        return self.g.op("Gemm", x, self.panel(name, b), self.panel(name, b, "_bias") if bias else None, transB=1)
+    def panel_linear(self, i: int, name: str, x: ir.Value, b: int) -> ir.Value:
+        bias = self.panel(f"layers.{i}.{name}", b, "_bias") if self.a.biased(name) else None
+        return self.g.op("Gemm", x, self.panel(f"layers.{i}.{name}", b), bias, transB=1)
 
     def panel(self, name: str, b: int, suffix: str = "") -> ir.Value:
         start, stop = self.span(name, b)
@@ -145,7 +145,7 @@ class Panels(Prefix):
 
     def span(self, name: str, b: int) -> tuple[int, int]:
         """Rows of panel b of an elastic tensor."""
-        kind = {"q": "query", "o": "query", "k": "key", "v": "key"}.get(name.rsplit(".", 1)[-1], "neurons")
+        kind = PROJECTIONS[name.rsplit(".", 1)[-1]]
         values = self.candidates.neurons if kind == "neurons" else self.candidates.groups
         start, stop = (rows(self.a, kind, LayerWidth(n, n)) for n in (values[b - 1] if b else 0, values[b]))
         return start, stop
@@ -160,7 +160,7 @@ class FixedPanels(Panels):
 
     def query_key_value(self, i: int, x: ir.Value) -> Values:
         def panel(b: int) -> Values:
-            return tuple(self.panel_linear(i, name, x, b, self.a.attention_bias) for name in "qkv")
+            return tuple(self.panel_linear(i, name, x, b) for name in "qkv")
 
         def zeros(b: int) -> Values:
             spans = (self.span(f"layers.{i}.{name}", b) for name in "qkv")

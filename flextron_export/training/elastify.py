@@ -148,7 +148,7 @@ def elastify(
     if dtype not in DTYPES:
         raise InputError(f"The dtype {dtype!r} is not known.", fix=f"use one of: {', '.join(DTYPES)}")
     if dtype == "auto":
-        dtype = _TORCH_NAMES[weights.info("model.embed_tokens.weight").dtype]
+        dtype = _TORCH_NAMES[weights.info(tensor_specs(architecture)[0].source).dtype]
     tokenizer = load_tokenizer(model_dir)
     end = config.get("eos_token_id")
     end = end[0] if isinstance(end, list) else end
@@ -265,7 +265,7 @@ def sort_(model: Any, architecture: Architecture, tokens: np.ndarray) -> None:
             f"Sorting changed what the model computes: its logits, up to {scale:.3g}, differ by {error:.3g}.",
             cause="the weights are not finite"
             if not np.isfinite(scale)
-            else "the model is not the plain Llama that its config says",
+            else "the model is not the plain one that its config describes",
             fix="check that transformers generates sensible text with it",
         )
 

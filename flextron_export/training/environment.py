@@ -93,18 +93,27 @@ def training_attention(model: Any, length: int) -> Iterator[None]:
 
 
 def _causal_attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scaling: float, **_: Any
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: Any,
+    scaling: float,
+    sliding_window: int | None = None,
+    **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    # Whole sequences without padding, so the mask is always the causal one. The query heads of a group are stacked
-    # along the sequence: keys and values are not repeated, and there is one larger product per group.
+    # Whole sequences without padding, so the mask is always the causal one, or that of the layer's window. The query
+    # heads of a group are stacked along the sequence: keys and values are not repeated, and there is one larger product
+    # per group.
     import torch
 
     batch, heads, length, head_dim = query.shape
     groups = key.shape[1]
     stacked = (query * scaling).reshape(batch, groups, -1, head_dim)
     scores = (stacked @ key.transpose(-1, -2)).view(batch, heads, length, length)
-    future = torch.full((length, length), float("-inf"), dtype=scores.dtype, device=scores.device).triu(1)
-    weights = torch.softmax(scores + future, -1).view(batch, groups, -1, length)
+    hidden = torch.full((length, length), float("-inf"), dtype=scores.dtype, device=scores.device)
+    hidden = hidden.triu(1) if sliding_window is None else hidden.triu(1) + hidden.tril(-sliding_window)
+    weights = torch.softmax(scores + hidden, -1).view(batch, groups, -1, length)
     return (weights @ value).view(batch, heads, length, head_dim).transpose(1, 2).contiguous(), None
 
 

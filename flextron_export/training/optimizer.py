@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..elastic.modules import backbone
+from ..elastic.modules import layers
 
 OPTIMIZERS = ("muon", "adamw")
 
@@ -19,7 +19,7 @@ class Optimizer:
     def __init__(self, model: Any, name: str, learning_rate: float, weight_decay: float) -> None:
         import torch
 
-        inside = {id(p) for p in backbone(model).layers.parameters() if p.ndim == 2}
+        inside = {id(p) for p in layers(model).parameters() if p.ndim == 2}
         parameters = [p for p in model.parameters() if p.requires_grad]
         matrices = [p for p in parameters if p.ndim == 2]
         hidden = [p for p in matrices if id(p) in inside] if name == "muon" else []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..elastic.families import FAMILIES
 from ..files import new_directory, write_json
 from .data import END, MARKER, save_tokenizer
 from .environment import quiet_transformers, require_training
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 def tiny_model(
     out: str | Path,
     *,
+    family: str = "llama",
     seed: int = 0,
     layers: int = 2,
     hidden: int = 64,
@@ -27,14 +29,17 @@ def tiny_model(
     rope: dict[str, float | str] | None = None,
     bias: bool = False,
     overwrite: bool = False,
+    **options: Any,
 ) -> Path:
-    """Write a tiny Llama with random weights and a tokenizer of single bytes as a Hugging Face directory.
+    """Write a tiny model with random weights and a tokenizer of single bytes as a Hugging Face directory.
 
     Args:
         out: directory to create.
+        family: its `model_type`; sizes that the family does not have are ignored (GPT-2 has as many KV heads as heads).
         rope: transformers' `rope_parameters`, or None for the plain rotary embedding.
-        bias: give attention and MLP biases, random ones.
+        bias: set `attention_bias` and `mlp_bias`, random ones.
         overwrite: replace an earlier tiny model.
+        options: more of the Hugging Face config, under its names.
 
     Returns:
         The directory. The same arguments give the same bytes.
@@ -45,27 +50,29 @@ def tiny_model(
     """
     require_training()
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = LlamaConfig(
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
-        intermediate_size=neurons,
-        vocab_size=260,
-        max_position_embeddings=256,
-        tie_word_embeddings=tied,
-        attention_bias=bias,
-        mlp_bias=bias,
-        rope_parameters=rope or {"rope_type": "default", "rope_theta": 10000.0},
-        bos_token_id=0,
-        eos_token_id=0,
-    )
+    sizes = {
+        "hidden_size": hidden,
+        "num_layers": layers,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "intermediate_size": neurons,
+        "vocab_size": 260,
+        "max_positions": 256,
+        "tied": tied,
+    }
+    names = FAMILIES[family].names
+    given: dict[str, Any] = {names[size]: value for size, value in sizes.items() if size in names}
+    if rope:
+        given["rope_parameters"] = rope
+    if bias:
+        given |= {"attention_bias": True, "mlp_bias": True}
+    config = AutoConfig.for_model(family, **{**given, "bos_token_id": 0, "eos_token_id": 0, **options})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         # transformers starts biases at zero and norms at one, which would hide a forgotten one; and its weights are so
         # small that no sub-network would differ from another.
         with torch.no_grad():

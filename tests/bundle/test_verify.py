@@ -14,8 +14,8 @@ import onnx_ir as ir
 import pytest
 
 from flextron_export.bundle.manifest import Bundle
-from flextron_export.elastic.architecture import Rope
 from flextron_export.elastic.checkpoint import ElasticCheckpoint
+from flextron_export.elastic.rope import Rope
 from flextron_export.errors import BundleError, InputError, VerificationError
 from flextron_export.exporting import export
 from flextron_export.files import sha256

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flextron_export.elastic.architecture import Architecture, Rope, read_config
+from flextron_export.elastic.architecture import Architecture, read_config
+from flextron_export.elastic.rope import Rope
 from flextron_export.elastic.widths import full_budget
 from flextron_export.errors import CheckpointError, UnsupportedModelError
 from tests.elastic_models import LLAMA3
@@ -126,7 +127,8 @@ def test_inverse_frequencies_are_those_of_transformers(rope: dict[str, Any], hea
     ("changes", "named"),
     [
         ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "MambaForCausalLM"),
-        ({"model_type": "mistral", "architectures": ["MistralForCausalLM"]}, "MistralForCausalLM"),
+        ({"model_type": "phi3", "architectures": ["Phi3ForCausalLM"]}, "Phi3ForCausalLM"),
+        ({"model_type": "mistral"}, "LlamaForCausalLM (model_type 'mistral')"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"architectures": "LlamaForCausalLM"}, "'LlamaForCausalLM'"),
         ({"model_type": None, "architectures": None}, "model_type None"),
@@ -163,7 +165,8 @@ def test_inverse_frequencies_are_those_of_transformers(rope: dict[str, Any], hea
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
         ({"attention_bias": "yes"}, "attention_bias"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
-        ({"hidden_act": "gelu"}, "activation 'gelu'"),
+        ({"hidden_act": "mish"}, "activation 'mish'"),
+        ({"hidden_act": ["silu"]}, "activation ['silu']"),
         ({"quantization_config": {"quant_method": "awq"}}, "already quantised"),
         ({"pretraining_tp": 2}, "pretraining_tp 2"),
         ({"sliding_window": 4096}, "sliding_window 4096"),
@@ -199,7 +202,7 @@ def test_options_that_change_nothing_are_accepted(changes: dict[str, Any]) -> No
 def test_every_problem_is_named_at_once() -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         read(
-            hidden_act="gelu",
+            hidden_act="mish",
             sliding_window=16,
             vocab_size=0,
             head_dim=7,
@@ -207,7 +210,7 @@ def test_every_problem_is_named_at_once() -> None:
             rope_parameters={"rope_type": "yarn"},
         )
     message = str(caught.value)
-    assert all(name in message for name in ("gelu", "sliding_window", "vocab_size", "head_dim 7", "3 KV heads", "yarn"))
+    assert all(name in message for name in ("mish", "sliding_window", "vocab_size", "head_dim 7", "3 KV heads", "yarn"))
 
 
 @pytest.mark.parametrize("rope", [{"rope_type": "default"}, LINEAR, LLAMA3], ids=["default", "linear", "llama3"])

@@ -75,8 +75,8 @@ def test_a_path_that_is_no_checkpoint_is_refused(checkpoint: Path, tmp_path: Pat
 
 
 def test_another_architecture_is_refused(checkpoint: Path) -> None:
-    edit(checkpoint / "config.json", model_type="gpt2", architectures=["GPT2LMHeadModel"])
-    with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel"):
+    edit(checkpoint / "config.json", model_type="opt", architectures=["OPTForCausalLM"])
+    with pytest.raises(UnsupportedModelError, match="OPTForCausalLM"):
         ElasticCheckpoint.open(checkpoint)
 
 

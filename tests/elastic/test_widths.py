@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flextron_export.elastic.architecture import Architecture, Rope
+from flextron_export.elastic.architecture import Architecture
+from flextron_export.elastic.rope import Rope
 from flextron_export.elastic.tensors import rows, tensor_specs
 from flextron_export.elastic.widths import Budget, Candidates, LayerWidth, check_budgets, full_budget
 from flextron_export.errors import InputError

@@ -121,7 +121,7 @@ def test_per_budget_graphs_refer_to_the_first_rows_of_every_weight(model: Export
     for budget in model.bundle.budgets:
         weights = external(model, "per-budget", budget.name)
         for spec in tensor_specs(architecture):
-            full = source[spec.source].T if spec.transposed else source[spec.source]
+            full = spec.take(source[spec.source])
             wanted = full[: spec.active(architecture, budget.layers)[0]]
             np.testing.assert_array_equal(weights[spec.name], wanted, err_msg=spec.name)
 
@@ -130,7 +130,7 @@ def test_panels_cut_every_elastic_weight_at_the_candidates(model: Exported) -> N
     source, candidates = ModelWeights(model.checkpoint.path), model.bundle.candidates
     weights = external(model, "panels", "full")
     for spec in tensor_specs(model.bundle.architecture):
-        full = source[spec.source].T if spec.transposed else source[spec.source]
+        full = spec.take(source[spec.source])
         if spec.rows is None:
             np.testing.assert_array_equal(weights[spec.name], full, err_msg=spec.name)
             continue

@@ -96,6 +96,11 @@ class Architecture:
             len(self.windows) != self.num_layers or not all(w == 0 or positive(w) for w in self.windows)
         ):
             found.append(f"the attention windows {list(self.windows)} are not one for each of {self.num_layers} layers")
+        if self.family in FAMILIES:
+            there = FAMILIES[self.family].outside.keys() | FAMILIES[self.family].inside.keys()
+            features = {"position_embedding": self.rope is None, "q_norm": self.qk_norm}
+            needed = (*self.projections, *(name for name, used in features.items() if used))
+            found += [f"the family {self.family!r} has no {name}" for name in needed if name not in there]
         if self.rope is None:
             return found
         if positive(self.head_dim) and self.head_dim % 2:

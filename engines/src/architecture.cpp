@@ -36,14 +36,47 @@ constexpr std::array kSizes{
     Size{"max_positions", &Architecture::maxPositions, kLargestCount},
 };
 
-constexpr std::array<std::string_view, 14> kKeys{"family", "hidden_size", "num_layers", "num_heads", "num_kv_heads",
-    "head_dim", "intermediate_size", "vocab_size", "max_positions", "norm_eps", "tied", "attention_bias", "mlp_bias",
-    "rope"};
+struct Flag
+{
+    char const* name;
+    bool Architecture::* field;
+};
+
+constexpr std::array kFlags{Flag{"tied", &Architecture::tied}, Flag{"attention_bias", &Architecture::attentionBias},
+    Flag{"mlp_bias", &Architecture::mlpBias}};
+//! Features that older bundles do not know; absent means the default.
+constexpr std::array kOptionalFlags{Flag{"attention_output_bias", &Architecture::attentionOutputBias},
+    Flag{"gated", &Architecture::gated}, Flag{"qk_norm", &Architecture::qkNorm}};
+
+constexpr std::array<std::string_view, 6> kOtherKeys{"family", "norm_eps", "rope", "norm", "activation", "windows"};
+constexpr std::array<std::string_view, 5> kFamilies{"llama", "mistral", "qwen2", "qwen3", "gpt2"};
+constexpr std::array<std::string_view, 4> kActivations{"silu", "gelu", "gelu_tanh", "relu"};
+
+bool isKey(std::string_view key)
+{
+    auto const named = [key](auto const& entry) { return key == entry.name; };
+    return std::any_of(kSizes.begin(), kSizes.end(), named) || std::any_of(kFlags.begin(), kFlags.end(), named)
+        || std::any_of(kOptionalFlags.begin(), kOptionalFlags.end(), named)
+        || std::find(kOtherKeys.begin(), kOtherKeys.end(), key) != kOtherKeys.end();
+}
+
+//! Refuses a window list that is not one count per layer; 0 means the whole context.
+void checkWindows(Json const& value, std::int64_t layers)
+{
+    auto const windows = readIntegers(value, "windows");
+    auto const negative = [](std::int64_t window) { return window < 0; };
+    if (!windows.empty()
+        && (static_cast<std::int64_t>(windows.size()) != layers
+            || std::any_of(windows.begin(), windows.end(), negative)))
+    {
+        throw JsonError("the attention windows are not one for each of " + std::to_string(layers) + " layers");
+    }
+}
 
 std::vector<std::string> faults(Architecture const& architecture)
 {
     std::vector<std::string> found;
-    if (architecture.family != "llama")
+    if (std::find(kFamilies.begin(), kFamilies.end(), architecture.family) == kFamilies.end())
     {
         found.push_back("family '" + architecture.family + "'");
     }
@@ -64,7 +97,7 @@ std::vector<std::string> faults(Architecture const& architecture)
         found.push_back(std::to_string(architecture.numHeads) + " query heads are not a multiple of "
             + std::to_string(architecture.numKvHeads) + " KV heads");
     }
-    if (architecture.headDim % 2 != 0)
+    if (!architecture.learnedPositions && architecture.headDim % 2 != 0)
     {
         found.push_back("head_dim " + std::to_string(architecture.headDim) + " is not even");
     }
@@ -81,10 +114,12 @@ std::int64_t Architecture::layerParameters(std::int64_t groups, std::int64_t neu
 {
     auto const query = groups * headsPerGroup() * headDim;
     auto const key = groups * headDim;
-    auto const weights = hiddenSize * (2 * query + 2 * key + 3 * neurons + 2);
-    auto const attention = attentionBias ? query + 2 * key + hiddenSize : 0;
-    auto const mlp = mlpBias ? 2 * neurons + hiddenSize : 0;
-    return weights + attention + mlp;
+    auto const projections = gated ? 2 : 1; // into the neurons
+    auto const weights = hiddenSize * (2 * query + 2 * key + (projections + 1) * neurons);
+    auto const norms = 2 * normParameters() + (qkNorm ? 2 * headDim : 0);
+    auto const attention = attentionBias ? query + 2 * key + (attentionOutputBias ? hiddenSize : 0) : 0;
+    auto const mlp = mlpBias ? projections * neurons + hiddenSize : 0;
+    return weights + norms + attention + mlp;
 }
 
 Architecture Architecture::fromJson(Json const& value)
@@ -94,7 +129,7 @@ Architecture Architecture::fromJson(Json const& value)
     for (auto const& [key, ignored] : value.items())
     {
         // A key that this reader does not know changes what the graphs mean.
-        if (std::find(kKeys.begin(), kKeys.end(), key) == kKeys.end())
+        if (!isKey(key))
         {
             throw JsonError("the architecture has an unknown '" + key + "'");
         }
@@ -103,11 +138,44 @@ Architecture Architecture::fromJson(Json const& value)
     {
         architecture.*size.field = readInteger(member(value, size.name), size.name);
     }
-    architecture.tied = readBool(member(value, "tied"), "tied");
-    architecture.attentionBias = readBool(member(value, "attention_bias"), "attention_bias");
-    architecture.mlpBias = readBool(member(value, "mlp_bias"), "mlp_bias");
+    for (auto const& flag : kFlags)
+    {
+        architecture.*flag.field = readBool(member(value, flag.name), flag.name);
+    }
+    for (auto const& flag : kOptionalFlags)
+    {
+        if (auto const found = value.find(flag.name); found != value.end())
+        {
+            architecture.*flag.field = readBool(*found, flag.name);
+        }
+    }
     static_cast<void>(readNumber(member(value, "norm_eps"), "norm_eps"));
-    static_cast<void>(readString(member(member(value, "rope"), "type"), "rope type"));
+    auto const& rope = member(value, "rope");
+    architecture.learnedPositions = rope.is_null();
+    if (!architecture.learnedPositions)
+    {
+        static_cast<void>(readString(member(rope, "type"), "rope type"));
+    }
+    if (auto const norm = value.contains("norm") ? readString(value["norm"], "norm") : "rms"; norm == "layer")
+    {
+        architecture.layerNorm = true;
+    }
+    else if (norm != "rms")
+    {
+        throw JsonError("norm '" + norm + "'");
+    }
+    if (auto const found = value.find("activation"); found != value.end())
+    {
+        auto const activation = readString(*found, "activation");
+        if (std::find(kActivations.begin(), kActivations.end(), activation) == kActivations.end())
+        {
+            throw JsonError("activation '" + activation + "'");
+        }
+    }
+    if (auto const windows = value.find("windows"); windows != value.end())
+    {
+        checkWindows(*windows, architecture.numLayers);
+    }
     if (auto const found = faults(architecture); !found.empty())
     {
         throw JsonError(join(found, "; "));

@@ -9,7 +9,7 @@
 namespace flextron
 {
 
-//! Sizes are counts. What only the graphs need (rotary embedding, norms) is checked by them, not kept here.
+//! Sizes are counts. What only the graphs compute with (frequencies, windows) is checked when read, not kept here.
 struct Architecture
 {
     std::string family;
@@ -22,13 +22,24 @@ struct Architecture
     std::int64_t vocabSize{};
     std::int64_t maxPositions{};
     bool tied{};
-    bool attentionBias{};
+    bool attentionBias{}; //!< q, k, v and, with attentionOutputBias, o
     bool mlpBias{};
+    bool attentionOutputBias{true};
+    bool gated{true}; //!< the FFN has a gate
+    bool qkNorm{}; //!< every head of q and k is normalised
+    bool layerNorm{}; //!< norms have a bias
+    bool learnedPositions{}; //!< there is no rotary embedding
 
     //! Query heads of one KV group.
     [[nodiscard]] std::int64_t headsPerGroup() const noexcept
     {
         return numHeads / numKvHeads;
+    }
+
+    //! Parameters of a norm over the hidden size.
+    [[nodiscard]] std::int64_t normParameters() const noexcept
+    {
+        return layerNorm ? 2 * hiddenSize : hiddenSize;
     }
 
     //! Active parameters of one layer at that width, norms and biases included.

@@ -1,6 +1,6 @@
 #include "tensors.h"
 
-#include <array>
+#include <utility>
 
 namespace flextron
 {
@@ -15,10 +15,13 @@ struct Projection
     bool output; //!< stored transposed, so that its bias is as wide as the model
 };
 
-constexpr std::array kAttention{Projection{"q", Rows::kQuery, false}, Projection{"k", Rows::kKey, false},
-    Projection{"v", Rows::kKey, false}, Projection{"o", Rows::kQuery, true}};
-constexpr std::array kFeedForward{Projection{"gate", Rows::kNeurons, false}, Projection{"up", Rows::kNeurons, false},
-    Projection{"down", Rows::kNeurons, true}};
+constexpr Projection kQuery{"q", Rows::kQuery, false};
+constexpr Projection kKey{"k", Rows::kKey, false};
+constexpr Projection kValue{"v", Rows::kKey, false};
+constexpr Projection kOutput{"o", Rows::kQuery, true};
+constexpr Projection kGate{"gate", Rows::kNeurons, false};
+constexpr Projection kUp{"up", Rows::kNeurons, false};
+constexpr Projection kDown{"down", Rows::kNeurons, true};
 
 std::int64_t rowCount(Architecture const& architecture, Rows rows, LayerWidth const& width) noexcept
 {
@@ -32,29 +35,73 @@ std::int64_t rowCount(Architecture const& architecture, Rows rows, LayerWidth co
     return 0;
 }
 
-template <typename Projections>
-void add(std::vector<TensorSpec>& specs, Architecture const& architecture, std::int64_t layer,
-    Projections const& projections, bool biased)
+//! The tensors of one decoder layer, in order.
+class Layer
 {
-    LayerWidth const full{architecture.numKvHeads, architecture.intermediateSize};
-    for (auto const& projection : projections)
+public:
+    Layer(std::vector<TensorSpec>& specs, Architecture const& architecture, std::int64_t index)
+        : mSpecs(specs)
+        , mArchitecture(architecture)
+        , mIndex(index)
     {
-        auto const name = "layers." + std::to_string(layer) + "." + projection.name;
-        auto const rows = rowCount(architecture, projection.rows, full);
-        specs.push_back({name, {rows, architecture.hiddenSize}, layer, projection.rows});
-        if (!biased)
+    }
+
+    void addLinear(Projection const& projection, bool biased)
+    {
+        LayerWidth const full{mArchitecture.numKvHeads, mArchitecture.intermediateSize};
+        auto const rows = rowCount(mArchitecture, projection.rows, full);
+        add(projection.name, {rows, mArchitecture.hiddenSize}, projection.rows);
+        if (biased && projection.output)
         {
-            continue;
+            add(std::string(projection.name) + "_bias", {mArchitecture.hiddenSize});
         }
-        if (projection.output)
+        else if (biased)
         {
-            specs.push_back({name + "_bias", {architecture.hiddenSize}, layer, Rows::kFixed});
-        }
-        else
-        {
-            specs.push_back({name + "_bias", {rows}, layer, projection.rows});
+            add(std::string(projection.name) + "_bias", {rows}, projection.rows);
         }
     }
+
+    void addNorm(std::string const& name)
+    {
+        add(name, {mArchitecture.hiddenSize});
+        if (mArchitecture.layerNorm)
+        {
+            add(name + "_bias", {mArchitecture.hiddenSize});
+        }
+    }
+
+    void add(std::string const& name, std::vector<std::int64_t> shape, Rows rows = Rows::kFixed)
+    {
+        mSpecs.push_back({"layers." + std::to_string(mIndex) + "." + name, std::move(shape), mIndex, rows});
+    }
+
+private:
+    std::vector<TensorSpec>& mSpecs;
+    Architecture const& mArchitecture;
+    std::int64_t mIndex;
+};
+
+void addLayer(std::vector<TensorSpec>& specs, Architecture const& architecture, std::int64_t index)
+{
+    Layer layer(specs, architecture, index);
+    layer.addNorm("attention_norm");
+    for (auto const& projection : {kQuery, kKey, kValue})
+    {
+        layer.addLinear(projection, architecture.attentionBias);
+    }
+    if (architecture.qkNorm)
+    {
+        layer.add("q_norm", {architecture.headDim});
+        layer.add("k_norm", {architecture.headDim});
+    }
+    layer.addLinear(kOutput, architecture.attentionBias && architecture.attentionOutputBias);
+    layer.addNorm("ffn_norm");
+    if (architecture.gated)
+    {
+        layer.addLinear(kGate, architecture.mlpBias);
+    }
+    layer.addLinear(kUp, architecture.mlpBias);
+    layer.addLinear(kDown, architecture.mlpBias);
 }
 
 } // namespace
@@ -74,15 +121,19 @@ std::vector<TensorSpec> tensorSpecs(Architecture const& architecture)
     auto const hidden = architecture.hiddenSize;
     std::vector<TensorSpec> specs;
     specs.push_back({"embedding", {architecture.vocabSize, hidden}});
+    if (architecture.learnedPositions)
+    {
+        specs.push_back({"position_embedding", {architecture.maxPositions, hidden}});
+    }
     for (std::int64_t i = 0; i < architecture.numLayers; ++i)
     {
-        auto const layer = "layers." + std::to_string(i);
-        specs.push_back({layer + ".attention_norm", {hidden}, i});
-        add(specs, architecture, i, kAttention, architecture.attentionBias);
-        specs.push_back({layer + ".ffn_norm", {hidden}, i});
-        add(specs, architecture, i, kFeedForward, architecture.mlpBias);
+        addLayer(specs, architecture, i);
     }
     specs.push_back({"norm", {hidden}});
+    if (architecture.layerNorm)
+    {
+        specs.push_back({"norm_bias", {hidden}});
+    }
     if (!architecture.tied)
     {
         specs.push_back({"lm_head", {architecture.vocabSize, hidden}});

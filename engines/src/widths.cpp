@@ -70,7 +70,7 @@ std::int64_t Budget::parameters(Architecture const& architecture) const noexcept
 {
     auto const add = [&architecture](std::int64_t sum, LayerWidth const& width)
     { return sum + architecture.layerParameters(width.groups, width.neurons); };
-    return std::accumulate(layers.begin(), layers.end(), architecture.hiddenSize, add);
+    return std::accumulate(layers.begin(), layers.end(), architecture.normParameters(), add);
 }
 
 Budget Budget::fromJson(Json const& value)

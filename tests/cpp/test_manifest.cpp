@@ -2,9 +2,11 @@
 #include "json.h"
 #include "manifest.h"
 #include "temporary_directory.h"
+#include "tensors.h"
 
 #include <doctest/doctest.h>
 #include <functional>
+#include <string>
 #include <vector>
 
 using namespace flextron;
@@ -45,6 +47,46 @@ TEST_CASE("a manifest is read")
     CHECK(manifest.budgets[0].parameters(manifest.architecture) == 256 + 128 + 384 + 16 + 8);
 }
 
+TEST_CASE("the features of other families change the tensors and the parameters")
+{
+    auto const names = [](Json const& manifest)
+    {
+        std::vector<std::string> found;
+        for (auto const& spec : tensorSpecs(Manifest::fromJson(manifest).architecture))
+        {
+            found.push_back(spec.name);
+        }
+        return found;
+    };
+    auto const parameters = [](Json const& value)
+    {
+        auto const manifest = Manifest::fromJson(value);
+        return manifest.budgets[0].parameters(manifest.architecture);
+    };
+    auto const plain = parameters(good());
+
+    auto gpt2 = good();
+    gpt2["architecture"].update(Json{{"family", "gpt2"}, {"rope", nullptr}, {"norm", "layer"}, {"gated", false},
+        {"activation", "gelu_tanh"}, {"attention_bias", true}, {"mlp_bias", true}});
+    CHECK(names(gpt2)
+        == std::vector<std::string>{"embedding", "position_embedding", "layers.0.attention_norm",
+            "layers.0.attention_norm_bias", "layers.0.q", "layers.0.q_bias", "layers.0.k", "layers.0.k_bias",
+            "layers.0.v", "layers.0.v_bias", "layers.0.o", "layers.0.o_bias", "layers.0.ffn_norm",
+            "layers.0.ffn_norm_bias", "layers.0.up", "layers.0.up_bias", "layers.0.down", "layers.0.down_bias", "norm",
+            "norm_bias"});
+    // Without gate, with the biases of three norms, of q, k, v and o, and of up and down.
+    CHECK(parameters(gpt2) == plain - 128 + 24 + (16 + 8 + 8 + 8) + (16 + 8));
+
+    auto qwen = good();
+    qwen["architecture"].update(Json{{"family", "qwen3"}, {"qk_norm", true}, {"attention_bias", true},
+        {"attention_output_bias", false}, {"windows", {5}}});
+    CHECK(names(qwen)
+        == std::vector<std::string>{"embedding", "layers.0.attention_norm", "layers.0.q", "layers.0.q_bias",
+            "layers.0.k", "layers.0.k_bias", "layers.0.v", "layers.0.v_bias", "layers.0.q_norm", "layers.0.k_norm",
+            "layers.0.o", "layers.0.ffn_norm", "layers.0.gate", "layers.0.up", "layers.0.down", "norm"});
+    CHECK(parameters(qwen) == plain + (16 + 8 + 8) + 2 * 2);
+}
+
 TEST_CASE("what does not fit is refused and named")
 {
     struct Fault
@@ -66,6 +108,13 @@ TEST_CASE("what does not fit is refused and named")
         {[](Json& m) { m["candidates"]["groups"] = {4, 2}; }, "ascending"},
         {[](Json& m) { m["candidates"]["neurons"] = {8}; }, "full width"},
         {[](Json& m) { m["architecture"]["new"] = 1; }, "unknown 'new'"},
+        {[](Json& m) { m["architecture"]["family"] = "mamba"; }, "mamba"},
+        {[](Json& m) { m["architecture"]["norm"] = "batch"; }, "norm 'batch'"},
+        {[](Json& m) { m["architecture"]["activation"] = "mish"; }, "mish"},
+        {[](Json& m) { m["architecture"]["gated"] = 0; }, "gated"},
+        {[](Json& m) { m["architecture"]["windows"] = {4, 4}; }, "windows"},
+        {[](Json& m) { m["architecture"]["windows"] = {-4}; }, "windows"},
+        {[](Json& m) { m["architecture"]["head_dim"] = 3; }, "not even"},
         {[](Json& m) { m["architecture"]["num_layers"] = 1LL << 60U; }, "num_layers"},
         {[](Json& m) { m["architecture"]["num_kv_heads"] = 0; }, "num_kv_heads"},
         {[](Json& m) { m["architecture"]["num_kv_heads"] = 3; }, "multiple"},

@@ -10,7 +10,7 @@ import click
 from ..errors import FlextronError
 from ..version import __version__
 
-COMMANDS = ("elastify", "latency", "search", "export", "build", "calibrate", "verify", "run", "inspect")
+COMMANDS = ("elastify", "latency", "search", "export", "build", "calibrate", "verify", "run", "serve", "inspect")
 INTERRUPTED = 130
 
 

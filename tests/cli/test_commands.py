@@ -82,6 +82,13 @@ def test_a_missing_library_names_its_extra(pristine):
     assert "flextron-export[cpu]" in done.stderr
 
 
+@pytest.mark.parametrize("library", ["fastapi", "uvicorn", "prometheus_client"])
+def test_the_server_names_its_extra(pristine, library):
+    done = command_without(library, "serve", pristine, "--port", 0, "--threads", 1, "--calibration", "never")
+    assert done.returncode == errors.MissingDependencyError.exit_code
+    assert library in done.stderr and "flextron-export[serve]" in done.stderr
+
+
 def test_calibrate_prints_a_table_and_keeps_it(call, bundle):
     done = call("calibrate", bundle, *QUICK)
     assert done.exit_code == 0, done.output

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible HTTP endpoint over one bundle (docs/serving.md). Needs the extra `serve`."""

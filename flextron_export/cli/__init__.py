@@ -10,7 +10,19 @@ import click
 from ..errors import FlextronError
 from ..version import __version__
 
-COMMANDS = ("elastify", "latency", "search", "export", "build", "calibrate", "verify", "run", "serve", "inspect")
+COMMANDS = (
+    "elastify",
+    "latency",
+    "search",
+    "export",
+    "build",
+    "calibrate",
+    "verify",
+    "run",
+    "serve",
+    "triton",
+    "inspect",
+)
 INTERRUPTED = 130
 
 

@@ -1,13 +1,106 @@
-"""Plots of what people compare: the quality of every budget against its measured latency."""
+"""Plots of what people compare: quality against measured latency, and the importance of every layer's units."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .bundle.manifest import Bundle
-from .errors import MissingDependencyError
+from .elastic.widths import Candidates
+from .errors import InputError, MissingDependencyError
+from .files import write_bytes
 from .runtime.table import LatencyTable
+
+if TYPE_CHECKING:
+    from .training.importance import Importance
+
+
+def check_image(path: Path) -> None:
+    """Find out before hours of work that an image could not be written.
+
+    Raises:
+        InputError: the ending of its name is of no known format.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    known = _new_figure(1, 1).canvas.get_supported_filetypes()
+    if path.suffix.lower().lstrip(".") not in known:
+        raise InputError(f"{path} has an ending of no image format.", fix=f"use one of: {', '.join(sorted(known))}")
+
+
+def _new_figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError(
+            "matplotlib is not installed.", fix="pip install 'flextron-export[train]'"
+        ) from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> Path:
+    """Write an image whole or not at all; the ending decides the format."""
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix.lstrip(".") or None, dpi=130)
+    write_bytes(path, content.getvalue())
+    return path
+
+
+def importance_curves(importance: Importance, path: Path, candidates: Candidates, title: str) -> Path:
+    """Draw the importance of every layer's groups and neurons in their order, and the share that a prefix keeps.
+
+    Args:
+        importance: of the units as they are stored: prefixes are what narrower networks keep.
+        path: image to write; the ending decides the format.
+        candidates: widths, drawn as vertical lines.
+        title: what was measured, on what.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    figure = _new_figure(11, 7.4)
+    layers = len(importance.groups)
+    depth = ScalarMappable(Normalize(0, max(layers - 1, 1)), colormaps["viridis"])
+    panels = figure.subplots(2, 2)
+    for row, kind, values, widths in (
+        (0, "KV groups", importance.groups, candidates.groups),
+        (1, "FFN neurons", importance.neurons, candidates.neurons),
+    ):
+        units = values.shape[1]
+        width = np.arange(1, units + 1)
+        style: dict[str, Any] = {"marker": "o", "markersize": 4} if units <= 40 else {}
+        curves, shares = panels[row]
+        for i, layer in enumerate(values):
+            color = depth.to_rgba(np.array([i]))[0]
+            # On a logarithmic axis a unit that adds nothing has no place: it is left out.
+            curves.plot(width, np.where(layer > 0, layer, np.nan), color=color, linewidth=1.2, alpha=0.85, **style)
+            kept = np.cumsum(layer) / (layer.sum() or 1.0)
+            shares.plot([0, *width], [0, *kept], color=color, linewidth=1.2, alpha=0.85)
+        if (values > 0).any():
+            curves.set_yscale("log")
+        curves.set_ylabel(f"importance of {kind}")
+        curves.set_xlabel(f"{kind}, in the order in which they are stored")
+        shares.plot([0, units], [0, 1], color="0.5", linestyle=":", linewidth=1, label="all equal")
+        shares.set_ylabel("share of the layer's importance kept")
+        shares.set_xlabel(f"{kind} kept")
+        shares.set_ylim(0, 1.02)
+        for axes in (curves, shares):
+            for candidate in widths:
+                axes.axvline(candidate, color="0.6", linestyle="--", linewidth=0.8, zorder=0)
+            axes.set_xlim(0 if axes is shares else min(1, units * 0.002), units * 1.01)
+            axes.grid(alpha=0.25)
+        shares.legend(frameon=False, loc="lower right")
+    bar = figure.colorbar(depth, ax=panels, label="layer", fraction=0.03, pad=0.01)
+    bar.set_ticks(np.unique(np.linspace(0, layers - 1, min(layers, 9)).round()))
+    figure.suptitle(f"Importance: {title} (dashed: candidate widths)", fontsize=11)
+    return _save(figure, path)
 
 
 def quality_against_latency(
@@ -25,13 +118,7 @@ def quality_against_latency(
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            "matplotlib is not installed.", fix="pip install 'flextron-export[train]'"
-        ) from error
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    figure = _new_figure(7, 4.4)
     axes = figure.add_subplot()
     points = []
     for budget in bundle.budgets:
@@ -59,6 +146,4 @@ def quality_against_latency(
         f"{table.target}, {table.layout}, {table.dtype}, {table.device.get('threads')} thread(s)", fontsize=10
     )
     axes.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    return path
+    return _save(figure, path)

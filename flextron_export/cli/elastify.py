@@ -10,6 +10,7 @@ import click
 
 from ..training.distribution import is_main_process, leave
 from ..training.elastify import DTYPES, elastify
+from ..training.importance import IMPORTANCE
 from ..training.optimizer import OPTIMIZERS
 from ..training.sampling import SAMPLINGS
 from ..training.settings import LOSSES, PRECISIONS
@@ -59,6 +60,14 @@ def default(name: str) -> dict[str, Any]:
 )
 @click.option("--around", type=DIRECTORY, help="Budgets that --sampling router stays near: a checkpoint, or JSON.")
 @click.option("--budgets", type=DIRECTORY, help="JSON list of budgets: a name and [groups, neurons] per layer.")
+@click.option("--importance", type=click.Choice(IMPORTANCE), help="Measure to sort by.", **default("importance"))
+@click.option(
+    "--importance-sequences",
+    type=int,
+    help="Sequences of the text to measure importance on.",
+    **default("importance_sequences"),
+)
+@click.option("--report", type=DIRECTORY, help="Draw the importance curves of every layer to this .png, .svg or .pdf.")
 @click.option(
     "--dtype",
     type=click.Choice(DTYPES),

@@ -19,12 +19,13 @@ from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates, check_budgets
 from ..errors import FlextronError, InputError
 from ..files import MALFORMED, check_new_directory, new_directory
+from ..plots import check_image, importance_curves
 from .data import load_tokenizer, spread
 from .distribution import check_accelerator, launched, make_accelerator, sharded
 from .elastic import train
 from .environment import default_device, quiet_transformers, require_training, thread_count, usable_device
 from .evaluate import validation_loss
-from .importance import measure_importance
+from .importance import DEFAULT_IMPORTANCE, Importance, measure_behind, measure_importance
 from .sampling import make_sampler
 from .settings import TrainingSettings
 from .state import States, remove
@@ -61,6 +62,9 @@ def elastify(
     around: str | Path | Sequence[Budget] | None = None,
     candidates: Candidates | None = None,
     budgets: str | Path | Sequence[Budget] | None = None,
+    importance: str = DEFAULT_IMPORTANCE,
+    importance_sequences: int = IMPORTANCE_SEQUENCES,
+    report: str | Path | None = None,
     dtype: str = "auto",
     text_field: str = "text",
     work: str | Path | None = None,
@@ -100,6 +104,10 @@ def elastify(
         candidates: widths a layer may take; default a quarter, a half, three quarters and all of both widths.
         budgets: the named budgets of the checkpoint, or a JSON file with a list of them (`{"name": ..., "layers":
             [[groups, neurons], ...]}`); default one per candidate, the same in every layer.
+        importance: what groups and neurons are sorted by; see `MEASURES` and `CONTROLS` of `training.importance`.
+        importance_sequences: sequences of the text, evenly spread over it, that importance is measured on.
+        report: image to draw the importance of every layer to, as it was when the model was sorted; the ending (.png,
+            .svg, .pdf) decides the format.
         dtype: of the written weights; `auto` is that of the model. Training computes in float32 or mixed precision.
         text_field: field that holds the text in JSONL files and data sets.
         work: directory for tokens and states, kept; default `OUT.work`, removed when the checkpoint is written.
@@ -116,7 +124,7 @@ def elastify(
         CheckpointError: `model_dir` is no model directory, or has no safetensors, or damaged ones.
         UnsupportedModelError: the architecture is not supported.
         InputError: the text, a setting, or a budget cannot be used, or `out` exists or cannot be written.
-        MissingDependencyError: torch or transformers is not installed.
+        MissingDependencyError: torch or transformers, or for a report matplotlib, is not installed.
         FlextronError: sorting changed the function, or training diverged.
     """
     model_dir, out = Path(model_dir), Path(out)
@@ -145,6 +153,11 @@ def elastify(
     )
     settings.validate()
     sampler = make_sampler(sampling, architecture, candidates, _read_budgets(around) if around is not None else None)
+    measure_behind(importance)
+    if importance_sequences < 1:
+        raise InputError(f"Importance cannot be measured on {importance_sequences} sequences.", fix="use 1 or more")
+    if report is not None:
+        check_image(Path(report))
     if dtype not in DTYPES:
         raise InputError(f"The dtype {dtype!r} is not known.", fix=f"use one of: {', '.join(DTYPES)}")
     if dtype == "auto":
@@ -189,6 +202,7 @@ def elastify(
         about = {
             "model": parent,
             "text": data.sha256,
+            "importance": [importance, importance_sequences],
             "sampling": sampling,
             "candidates": candidates.to_json(),
             "around": [[list(astuple(w)) for w in b.layers] for b in _read_budgets(around)] if around else [],
@@ -196,8 +210,11 @@ def elastify(
         states = States(place, every=save_every, about=about, resume=resume)
         states.check(settings)
         model = load_model(model_dir).to(device)
-        calibration = spread(data.train, IMPORTANCE_SEQUENCES)
-        sort_(model, architecture, calibration)
+        calibration = spread(data.train, importance_sequences)
+        ranked = sort_(model, architecture, calibration, importance, seed)
+        if report is not None and accelerator.is_main_process:
+            sequences = f"{len(calibration)} sequences of {length} tokens"
+            importance_curves(ranked, Path(report), candidates, f"{model_dir.name}, by {importance}, {sequences}")
         if settings.steps:
             if accelerator.num_processes > 1:
                 # Units of equal importance may have been sorted differently on different devices.
@@ -235,7 +252,12 @@ def elastify(
                     candidates,
                     tuple(measured),
                     parent={"path": model_dir.resolve().name, "sha256": parent},
-                    sorting={"measure": "rms contribution", "sequences": len(calibration)},
+                    sorting={
+                        "measure": importance,
+                        "sequences": len(calibration),
+                        "length": length,
+                        **({"seed": seed} if importance == "random" else {}),
+                    },
                     training={**asdict(settings), "sampling": sampling} if settings.steps else {},
                     files=ModelWeights(directory).records(),
                 )
@@ -246,18 +268,31 @@ def elastify(
     return ElasticCheckpoint.open(out)
 
 
-def sort_(model: Any, architecture: Architecture, tokens: np.ndarray) -> None:
+def sort_(
+    model: Any, architecture: Architecture, tokens: np.ndarray, importance: str = DEFAULT_IMPORTANCE, seed: int = 0
+) -> Importance:
     """Measure importance on the tokens and sort the model in place, most important first.
 
+    Args:
+        tokens: int64 [sequences, length].
+        importance: a measure, or a control that orders otherwise.
+        seed: of the control `random`.
+
+    Returns:
+        The importance of the units in their new order; for a control, by the default measure.
+
     Raises:
+        InputError: there is no such measure.
         FlextronError: the sorted model computes something else.
     """
     import torch
 
+    measured = measure_importance(model, architecture, tokens, measure=measure_behind(importance))
+    order = measured.order(importance, seed)
     probe = torch.from_numpy(tokens[:1]).to(model.device)
     with torch.inference_mode():
         before = model(input_ids=probe, use_cache=False).logits
-        permute_(model, architecture, *measure_importance(model, architecture, tokens).order())
+        permute_(model, architecture, *order)
         after = model(input_ids=probe, use_cache=False).logits
     error, scale = (after - before).abs().max().item(), before.abs().max().item()
     if not error <= 1e-3 * scale:
@@ -268,6 +303,7 @@ def sort_(model: Any, architecture: Architecture, tokens: np.ndarray) -> None:
             else "the model is not the plain one that its config describes",
             fix="check that transformers generates sensible text with it",
         )
+    return measured.reordered(*order)
 
 
 def _settle(states: States, *, resume: bool, overwrite: bool) -> None:

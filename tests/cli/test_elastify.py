@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from flextron_export.cli.elastify import elastify_command
 from flextron_export.errors import InputError
 from flextron_export.training.elastify import DTYPES
+from flextron_export.training.importance import IMPORTANCE
 from flextron_export.training.optimizer import OPTIMIZERS
 from flextron_export.training.sampling import SAMPLINGS
 from flextron_export.training.settings import LOSSES, PRECISIONS
@@ -25,6 +26,7 @@ def test_choices_are_those_of_the_function_and_need_no_torch() -> None:
         "optimizer": OPTIMIZERS,
         "precision": PRECISIONS,
         "sampling": SAMPLINGS,
+        "importance": IMPORTANCE,
         "dtype": DTYPES,
     }
     code = "import sys, flextron_export.cli.elastify; sys.exit('torch' in sys.modules)"
@@ -49,3 +51,16 @@ def test_a_device_that_is_not_here_is_refused_by_name(tiny_model_dir: Path, tiny
     error = CliRunner().invoke(elastify_command, arguments).exception
     assert isinstance(error, InputError) and "'foo' cannot be used here" in error.what
     assert not (tmp_path / "out").exists()
+
+
+def test_the_measure_is_recorded_and_the_report_drawn(tiny_model_dir: Path, tiny_text: Path, tmp_path: Path) -> None:
+    arguments = [str(tiny_model_dir), "--text", str(tiny_text), "--length", "32", "--tokens", "0", "--threads", "1"]
+    arguments += ["--importance", "random", "--importance-sequences", "4", "--seed", "3"]
+    report = tmp_path / "report.png"
+    result = CliRunner().invoke(elastify_command, [*arguments, "--out", str(tmp_path / "out"), "--report", str(report)])
+    assert result.exit_code == 0, result.output
+    sorting = json.loads((tmp_path / "out" / "elastic.json").read_text())["sorting"]
+    assert sorting == {"measure": "random", "sequences": 4, "length": 32, "seed": 3}
+    assert report.read_bytes().startswith(b"\x89PNG")
+    result = CliRunner().invoke(elastify_command, [*arguments, "--out", str(tmp_path / "no"), "--report", "report.doc"])
+    assert isinstance(result.exception, InputError) and not (tmp_path / "no").exists()

@@ -17,11 +17,13 @@ _VERBS = {
     "verify": "targets.verify",
     "build": "targets.build",
     "calibrate": "runtime.calibrate",
+    "evaluate": "evaluation.evaluate",
     "Runner": "runtime.runner",
 }
-__all__ = ["Runner", "__version__", "build", "calibrate", "elastify", "export", "verify"]
+__all__ = ["Runner", "__version__", "build", "calibrate", "elastify", "evaluate", "export", "verify"]
 
 if TYPE_CHECKING:
+    from .evaluation.evaluate import evaluate
     from .exporting import export
     from .runtime.calibrate import calibrate
     from .runtime.runner import Runner

@@ -16,6 +16,7 @@ from .files import write_bytes
 from .runtime.table import LatencyTable
 
 if TYPE_CHECKING:
+    from .evaluation.evaluate import Evaluation
     from .training.importance import Importance
 
 
@@ -100,6 +101,43 @@ def importance_curves(importance: Importance, path: Path, candidates: Candidates
     bar = figure.colorbar(depth, ax=panels, label="layer", fraction=0.03, pad=0.01)
     bar.set_ticks(np.unique(np.linspace(0, layers - 1, min(layers, 9)).round()))
     figure.suptitle(f"Importance: {title} (dashed: candidate widths)", fontsize=11)
+    return _save(figure, path)
+
+
+def scores_against_parameters(evaluation: Evaluation, path: Path) -> Path:
+    """Draw every score of an evaluation against the budgets' parameters, one panel each, with standard errors.
+
+    Args:
+        evaluation: of any number of budgets.
+        path: image to write; the ending decides the format.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    scores = evaluation.scores
+    panels: dict[str, list[tuple[float, float]]] = {}
+    if all(s.text is not None for s in scores):
+        panels["nats per token"] = [(s.text.nats_per_token, 0.0) for s in scores if s.text is not None]
+    for task, metrics in scores[0].tasks.items():
+        for metric in (name for name in metrics if "_stderr" not in name):
+            name, _, more = metric.partition(",")
+            error = f"{name}_stderr{',' + more if more else ''}"
+            panels[f"{task}: {metric}"] = [(s.tasks[task][metric], s.tasks[task].get(error, 0.0)) for s in scores]
+    columns = min(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    figure = _new_figure(4.6 * columns, 3.4 * lines)
+    for i, (title, values) in enumerate(panels.items()):
+        axes = figure.add_subplot(lines, columns, i + 1)
+        millions = [s.parameters / 1e6 for s in scores]
+        axes.errorbar(millions, [v for v, _ in values], [e for _, e in values], marker="o", capsize=3)
+        for s, x, (y, _) in zip(scores, millions, values, strict=True):
+            axes.annotate(s.budget.name, (x, y), xytext=(4, 6), textcoords="offset points", fontsize=9)
+        axes.set_xlim(left=0)
+        axes.margins(x=0.15, y=0.2)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("parameters outside embeddings, millions")
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{evaluation.path.name} ({', '.join(map(str, evaluation.about.values()))})", fontsize=11)
     return _save(figure, path)
 
 

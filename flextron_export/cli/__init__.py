@@ -18,6 +18,7 @@ COMMANDS = (
     "build",
     "calibrate",
     "verify",
+    "evaluate",
     "run",
     "serve",
     "triton",

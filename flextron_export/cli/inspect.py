@@ -25,20 +25,14 @@ def inspect_command(path: Path, as_json: bool) -> None:
     Example:
       flextron-export inspect bundle
     """
-    from ..bundle.manifest import MARKER, Bundle
-    from ..elastic.checkpoint import ElasticCheckpoint
-    from ..errors import InputError
-    from ..files import recover
+    from ..artefacts import open_artefact
+    from ..bundle.manifest import Bundle
 
-    recover(path)
-    if not path.is_dir():
-        raise InputError(f"There is no directory {path}.", fix="pass an elastic checkpoint or a bundle")
-    opened: Bundle | ElasticCheckpoint
-    if (path / MARKER).is_file():
-        kind, opened = "bundle", Bundle.open(path, hashes=False)
-        more = _bundle(opened)
+    opened = open_artefact(path)
+    if isinstance(opened, Bundle):
+        kind, more = "bundle", _bundle(opened)
     else:
-        kind, opened = "checkpoint", ElasticCheckpoint.open(path)
+        kind = "checkpoint"
         more = {"parent": opened.parent, "sorting": opened.sorting, "training": opened.training}
     found: dict[str, Any] = {
         "kind": kind,

@@ -19,7 +19,7 @@ class SerialSession:
 
     def __init__(self, session: Session) -> None:
         self._session, self._lock = session, threading.Lock()
-        self.max_capacity = session.max_capacity
+        self.max_capacity, self.max_batch = session.max_capacity, session.max_batch
 
     def new_cache(self, budget: Budget, batch: int, capacity: int) -> Cache:
         with self._lock:

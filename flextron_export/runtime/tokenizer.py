@@ -43,6 +43,7 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             raise BundleError(f"{path} is damaged: {error}.", fix="copy the bundle again") from error
+        self.directory = directory
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.eos = frozenset(_eos(directory, self._tokenizer))
@@ -64,6 +65,14 @@ class Tokenizer:
         """Text of one token by itself, a special token's name included."""
         text: str = self._tokenizer.decode([token], skip_special_tokens=False)
         return text
+
+    def named(self, name: str) -> int | None:
+        """Id of a token that tokenizer_config.json names, such as `bos_token`; None if it names none.
+
+        Raises:
+            BundleError: the file is damaged.
+        """
+        return _named(self.directory, self._tokenizer, name)
 
     def stream(self, ids: Iterable[int], prompt: Sequence[int] = ()) -> Iterator[str]:
         """Text of tokens as they come, see `TextStream`; no empty pieces."""
@@ -112,18 +121,33 @@ class TextStream:
         return rest
 
 
+_CONFIG, _DAMAGED = "tokenizer_config.json", "copy the bundle again, or export it again"
+
+
 def _eos(directory: Path, tokenizer: Any) -> tuple[int, ...]:
     """The first of generation_config.json, config.json (ids) and tokenizer_config.json (a token) that names one."""
-    damaged = "copy the bundle again, or export it again"
-    for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
+    for name in ("generation_config.json", "config.json"):
         path = directory / name
-        value = read_object(path, BundleError, damaged) if path.is_file() else {}
-        found = value.get("eos_token" if name == "tokenizer_config.json" else "eos_token_id")
+        found = read_object(path, BundleError, _DAMAGED).get("eos_token_id") if path.is_file() else None
         try:
-            if name == "tokenizer_config.json" and found is not None:
-                found = tokenizer.token_to_id(found["content"] if isinstance(found, dict) else found)
             if found is not None:
                 return integers(found if isinstance(found, list) else [found])
         except MALFORMED as error:
-            raise BundleError(f"{path} is damaged: its end-of-text token: {error}.", fix=damaged) from error
-    return ()
+            raise BundleError(f"{path} is damaged: its end-of-text token: {error}.", fix=_DAMAGED) from error
+    found = _named(directory, tokenizer, "eos_token")
+    return () if found is None else (found,)
+
+
+def _named(directory: Path, tokenizer: Any, name: str) -> int | None:
+    """Id of the token that tokenizer_config.json gives a name to."""
+    path = directory / _CONFIG
+    found = read_object(path, BundleError, _DAMAGED).get(name) if path.is_file() else None
+    try:
+        token: int | None = None if found is None else tokenizer.token_to_id(_content(found))
+    except MALFORMED as error:
+        raise BundleError(f"{path} is damaged: its {name}: {error}.", fix=_DAMAGED) from error
+    return token
+
+
+def _content(token: Any) -> Any:
+    return token["content"] if isinstance(token, dict) else token

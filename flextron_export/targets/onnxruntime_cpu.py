@@ -136,6 +136,7 @@ class OnnxRuntimeSession:
     """See `Session`. `per-budget` loads a budget's graph when it is first used."""
 
     concurrent = True
+    max_batch: int | None = None
 
     def __init__(self, bundle: Bundle, layout: str, dtype: str, threads: int, low_memory: bool) -> None:
         self.bundle, self.layout, self.dtype, self.threads, self.low_memory = bundle, layout, dtype, threads, low_memory

@@ -26,6 +26,8 @@ class Session(Protocol):
     """Whether several threads may use it at once, each with caches of its own; else one thread at a time."""
     max_capacity: int
     """Most slots a cache can have: the model's positions, or fewer if an engine was built for fewer."""
+    max_batch: int | None
+    """Most sequences a cache can have, or None if nothing limits them."""
 
     def new_cache(self, budget: Budget, batch: int, capacity: int) -> Cache:
         """An empty cache."""

@@ -148,15 +148,16 @@ def test_buffers_are_aligned_and_do_not_overlap(mixed):
     assert caches.bytes == 2 * (4 + 1) * 2 * 256 * 16 * 2  # caches x groups x batch x slots x head_dim x bytes
 
 
+@pytest.mark.parametrize("most", [3, 7, 100])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("length", [1, 5, 8, 9])
-def test_pieces_of_a_long_prompt_give_every_row_once(batch, length):
+def test_pieces_of_a_long_prompt_give_every_row_once(batch, length, most):
     tokens = np.arange(batch * length).reshape(batch, length)
     rows = list(reversed(range(batch * length)))
     found = np.full(len(rows), -1)
     covered = []
-    for piece in pieces(length, rows, 4):
-        assert piece.stop - piece.start <= 4
+    for piece in pieces(length, rows, 4, most):
+        assert piece.stop - piece.start <= 4 and len(piece.rows) <= most
         covered += range(piece.start, piece.stop)
         part = tokens[:, piece.start : piece.stop].ravel()
         found[list(piece.into)] = part[list(piece.rows[: len(piece.into)])]
@@ -165,6 +166,6 @@ def test_pieces_of_a_long_prompt_give_every_row_once(batch, length):
 
 
 def test_a_piece_that_nobody_asks_still_names_a_row():
-    first, second = pieces(8, [7], 4)
+    first, second = pieces(8, [7], 4, 1)
     assert (first.rows, first.into) == ((0,), ())
     assert (second.rows, second.into) == ((3,), (0,))

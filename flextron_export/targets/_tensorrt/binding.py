@@ -5,6 +5,7 @@ The weights of layout `shared` lie in one device buffer, whole; a budget binds t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -127,16 +128,23 @@ class Piece:
     into: tuple[int, ...]
 
 
-def pieces(length: int, rows: Iterable[int], max_length: int) -> list[Piece]:
-    """Cut a call of `length` tokens per sequence into calls of at most `max_length`.
+def pieces(length: int, rows: Iterable[int], max_length: int, max_rows: int) -> list[Piece]:
+    """Cut a call of `length` tokens per sequence into calls of at most `max_length`, with at most `max_rows` of logits.
 
     Args:
-        rows: flattened positions (sequence x length + token) whose logits are wanted.
+        rows: flattened positions (sequence x length + token) whose logits are wanted, at most `max_rows` of one token
+            position.
     """
     wanted = [(i, *divmod(int(row), length)) for i, row in enumerate(rows)]
-    cut = []
-    for start in range(0, length, max_length):
-        stop = min(start + max_length, length)
+    counts = Counter(t for _, _, t in wanted)
+    cut: list[Piece] = []
+    start = 0
+    while start < length:
+        stop, count = start + 1, counts[start]
+        while stop < min(start + max_length, length) and count + counts[stop] <= max_rows:
+            count += counts[stop]
+            stop += 1
         here = [(i, b * (stop - start) + t - start) for i, b, t in wanted if start <= t < stop]
         cut.append(Piece(start, stop, tuple(r for _, r in here) or (0,), tuple(i for i, _ in here)))
+        start = stop
     return cut

@@ -44,6 +44,7 @@ class TensorRTSession:
     def __init__(self, library: Any, bundle: Bundle, directory: Path, record: EngineRecord) -> None:
         self.bundle, self.directory, self.record = bundle, directory, record
         self.max_capacity = record.capacities[-1]
+        self.max_batch: int | None = record.max_batch
         self._library, self._cuda = library, Cuda()
         self._log = library.Logger(library.Logger.ERROR)
         self._runtime = library.Runtime(self._log)
@@ -91,7 +92,8 @@ class TensorRTSession:
         self, cache: TensorRTCache, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         logits = np.empty((len(rows), self.bundle.architecture.vocab_size), np.float32)
-        for piece in pieces(ids.shape[1], rows, self.record.max_length):
+        # The engine computes as many rows of logits as it takes sequences; whoever wants more gets them in more calls.
+        for piece in pieces(ids.shape[1], rows, self.record.max_length, self.record.max_batch):
             tokens = {
                 "ids": ids[:, piece.start : piece.stop],
                 "positions": positions[:, piece.start : piece.stop],

@@ -132,8 +132,8 @@ def scores_against_parameters(evaluation: Evaluation, path: Path) -> Path:
         axes.errorbar(millions, [v for v, _ in values], [e for _, e in values], marker="o", capsize=3)
         for s, x, (y, _) in zip(scores, millions, values, strict=True):
             axes.annotate(s.budget.name, (x, y), xytext=(4, 6), textcoords="offset points", fontsize=9)
-        axes.set_xlim(left=0)
-        axes.margins(x=0.15, y=0.2)
+        axes.set_xlim(0, 1.2 * max(millions))
+        axes.margins(y=0.2)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("parameters outside embeddings, millions")
         axes.grid(alpha=0.3)

@@ -180,6 +180,17 @@ def test_a_session_computes_what_onnx_runtime_does_in_pieces_decode_and_after_gr
         np.testing.assert_allclose(found, wanted, atol=2e-2)
 
 
+def test_every_row_of_a_prompt_is_had_from_an_engine_that_computes_as_many_as_it_takes_sequences(opened, shipped):
+    ids = np.random.default_rng(2).integers(0, 250, (2, 11))
+    found = []
+    for session in (opened("shared"), onnxruntime_cpu.open_session(shipped, layout="shared", dtype="fp16")):
+        cache = session.new_cache(shipped.budgets[0], 2, 30)
+        positions = np.tile(np.arange(11), (2, 1))
+        found.append(session.step(cache, ids, positions, np.zeros(2, np.int64), np.arange(22)[::-1]).copy())
+    assert session.max_batch is None and opened("shared").max_batch == 2
+    np.testing.assert_allclose(*found, atol=2e-2)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_copied_slots_of_chosen_sequences_are_those_of_onnx_runtime(opened, shipped, layout):
     prompt = np.random.default_rng(1).integers(0, 250, (2, 20))

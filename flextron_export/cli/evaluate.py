@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 @click.command("evaluate", short_help="Perplexity and task scores of every budget.")
 @click.argument("path", type=DIRECTORY, metavar="CKPT|BUNDLE")
-@click.option("--text", type=DIRECTORY, multiple=True, help="Text to predict: .txt, .txt.xz, .txt.gz; may repeat.")
+@click.option(
+    "--text",
+    multiple=True,
+    help="Text to predict: .txt or .jsonl, also .xz or .gz; or dataset:DIRECTORY_OR_NAME[:SPLIT[:CONFIGURATION]].",
+)
+@click.option("--text-field", default="text", show_default=True, help="Field with the text in JSONL and data sets.")
 @click.option(
     "--tasks",
     multiple=True,

@@ -63,6 +63,7 @@ def evaluate(
     path: str | Path,
     *,
     text: Sequence[str | Path] = (),
+    text_field: str = "text",
     tasks: Sequence[str] = (),
     budgets: Sequence[str] = (),
     length: int | None = None,
@@ -83,7 +84,8 @@ def evaluate(
 
     Args:
         path: an elastic checkpoint, computed by torch, or a bundle, run on a target.
-        text: text files to predict.
+        text: text files, JSONL files or data sets to predict; see `training.sources.read_parts`.
+        text_field: field that holds the text in JSONL files and data sets.
         tasks: names that the harness knows, or paths of task files; see `Tasks`.
         budgets: names; all by default.
         length, stride: tokens that a window of the text reads, and between the starts of two windows; see `Text`.
@@ -117,8 +119,15 @@ def evaluate(
         chosen = [subject.budget(name) for name in dict.fromkeys(budgets)] or list(subject.budgets)
         read = None
         if text:
-            most = subject.max_length
-            read = Text.read(text, Tokenizer(subject.path), most, length=length, stride=stride, limit=max_tokens)
+            read = Text.read(
+                text,
+                Tokenizer(subject.path),
+                subject.max_length,
+                length=length,
+                stride=stride,
+                limit=max_tokens,
+                field=text_field,
+            )
         scores = []
         for budget in sorted(chosen, key=lambda b: -b.parameters(subject.architecture)):
             on_text = None if read is None else perplexity(subject, budget, read, batch=batch, track=track)

@@ -14,7 +14,7 @@ from ..elastic.widths import Budget
 from ..errors import InputError
 from ..progress import Track, silent
 from ..runtime.tokenizer import Tokenizer
-from ..training.corpus import read_text
+from ..training.sources import read_parts
 from .scoring import Request, score
 from .subject import Subject
 
@@ -81,14 +81,17 @@ class Text:
         length: int | None = None,
         stride: int | None = None,
         limit: int | None = None,
+        field: str = "text",
     ) -> Text:
-        """Read and tokenise text files.
+        """Read and tokenise text, as far as it is used.
 
         Args:
+            files: text files, JSONL files and data sets; see `sources.read_parts`.
             most: tokens that the model holds.
             length: tokens that a window reads, default `LENGTH` or `most`.
             stride: default `length`: windows do not overlap.
-            limit: use only about that many tokens of the text, its first.
+            limit: predict only that many tokens of the text, its first.
+            field: of JSONL objects and data set rows.
 
         Raises:
             InputError: a file cannot be read, a setting makes no sense, or the text is shorter than two tokens.
@@ -107,10 +110,15 @@ class Text:
         end = sorted(tokenizer.eos)[:1]
         found: list[np.ndarray] = []
         tokens = size = 0
-        for document in read_text(files):
+        document = ""
+        for part, ends in read_parts(files, field):
+            document += part
+            if not ends:
+                continue
             found.append(np.array([*tokenizer.encode(document), *end], np.int32))
             size += len(document.encode())
             tokens += len(found[-1])
+            document = ""
             if limit is not None and tokens > limit:
                 break
         text = np.concatenate(found)

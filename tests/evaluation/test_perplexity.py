@@ -66,6 +66,16 @@ def test_documents_end_with_the_end_of_the_text(tokenizer: Tokenizer, tmp_path: 
     assert text.bytes == 4 and text.length == 256
 
 
+def test_no_more_of_a_text_is_read_than_is_predicted(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    file = tmp_path / "text.jsonl"
+    file.write_text('{"body": "ab"}\n{"body": "cd"}\nno JSON')
+    text = Text.read([file], tokenizer, 256, limit=4, field="body")
+    (end,) = tokenizer.eos
+    assert text.tokens.tolist() == [*tokenizer.encode("ab"), end, *tokenizer.encode("cd")]
+    with pytest.raises(InputError):
+        Text.read([file], tokenizer, 256, limit=40, field="body")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -14,10 +14,12 @@ from flextron_export.elastic.modules import blocks, output_weight
 from flextron_export.elastic.widths import Budget, LayerWidth
 from flextron_export.errors import InputError
 from flextron_export.training.data import load_tokenizer, pack
-from flextron_export.training.elastic import TrainingSettings, full_only, train
+from flextron_export.training.elastic import train
 from flextron_export.training.elastify import sort_
 from flextron_export.training.evaluate import validation_loss
 from flextron_export.training.importance import CONTROLS, IMPORTANCE, MEASURES, Importance, measure_importance
+from flextron_export.training.sampling import full_only
+from flextron_export.training.settings import TrainingSettings
 from flextron_export.training.tiny import tiny_model
 
 TOKENS = np.random.default_rng(0).integers(0, 260, (6, 24))

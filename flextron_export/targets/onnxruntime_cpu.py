@@ -29,6 +29,7 @@ DEFAULT_LAYOUT = "panels"
 DEFAULT_DTYPE = "fp32"
 LOW_MEMORY = True
 AHEAD_OF_TIME = False
+ANY_WIDTHS = True
 
 
 def check(bundle: Bundle, layout: str, dtype: str) -> None:

@@ -26,6 +26,10 @@ class Target(Protocol):
     def AHEAD_OF_TIME(self) -> bool:
         """Whether `build` takes `sm`: compute capabilities of devices that are not there."""
 
+    @property
+    def ANY_WIDTHS(self) -> bool:
+        """Whether the layouts `panels` and `shared` run widths in every layer that no exported budget has."""
+
     def check(self, bundle: Bundle, layout: str, dtype: str) -> None:
         """Raise TargetError or BundleError for a combination it cannot run; its library need not be installed."""
 

@@ -185,7 +185,7 @@ def fit_bundle(
         )
     opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory)
     candidates, layers = opening.bundle.candidates, opening.bundle.architecture.num_layers
-    free = opening.layout != "per-budget" and not get_target(target).AHEAD_OF_TIME
+    free = opening.layout != "per-budget" and get_target(target).ANY_WIDTHS
     trained: tuple[Budget, ...] = opening.bundle.budgets
     others: tuple[Budget, ...] = ()
     if free:

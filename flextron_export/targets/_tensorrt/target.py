@@ -33,6 +33,7 @@ class TensorRTTarget:
     DEFAULT_LAYOUT = "shared"
     DEFAULT_DTYPE = "fp16"
     LOW_MEMORY = False
+    ANY_WIDTHS = False
 
     @property
     def AHEAD_OF_TIME(self) -> bool:

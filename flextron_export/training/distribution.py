@@ -71,8 +71,8 @@ def check_accelerator(accelerator: Any, settings: TrainingSettings) -> None:
         found.append(f"mixed precision {configured_precision()} is not supported, bf16 is")
     if configured_precision() == "bf16" and settings.precision == "fp32":
         found.append("accelerate is configured for bf16, but the precision asked for is fp32")
-    if sharded(accelerator) and settings.optimizer == "muon":
-        found.append("Muon needs whole matrices and cannot step on FSDP's shards, use --optimizer adamw")
+    if sharded(accelerator) and not accelerator.is_fsdp2 and settings.optimizer == "muon":
+        found.append("Muon needs matrices, FSDP 1 makes them flat: use fsdp_version 2, or --optimizer adamw")
     shares = accelerator.num_processes * settings.accumulate
     if settings.batch % shares:
         found.append(

@@ -3,6 +3,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 MODEL ?=
 TEXT ?=
+SECONDS ?= 20
 
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
@@ -11,7 +12,7 @@ STAMP := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test slow clean
+.PHONY: help venv demo test slow fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 8
@@ -42,6 +43,9 @@ test: venv ## lint, types and the fast tests
 
 slow: venv ## the slow tests
 	$(PYTEST) -m "slow and not gpu"
+
+fuzz: ## fuzz the C++ readers of manifests and weights (SECONDS=20 each)
+	tools/fuzz.sh $(SECONDS)
 
 clean: ## remove builds, caches and the demo's output; keeps .venv
 	rm -rf build dist work *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

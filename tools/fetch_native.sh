@@ -1,16 +1,13 @@
 #!/usr/bin/env bash
 # Headers that the C++ runtime is built with, from the distribution's own packages: unpacked, nothing is installed.
 #
-#   tools/fetch_native.sh [DIRECTORY]     default: build/native; the headers are then below DIRECTORY/usr
+#   tools/fetch_native.sh [DIRECTORY]           default: build/native; the headers are then below DIRECTORY/usr
+#   tools/fetch_native.sh --clang DIRECTORY     clang with libFuzzer instead, and what of it the system lacks
 #
 # Where the system's own suite is too old for a package (ONNX Runtime's headers came with Debian 13), apt reads a
 # newer suite from the same mirror, with lists and downloads of its own, so the system's configuration stays as it is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
-directory=${1:-build/native}
-packages=(libonnxruntime-dev nlohmann-json3-dev doctest-dev)
-newer_suite=trixie
 
 fail()
 {
@@ -19,6 +16,22 @@ fail()
     exit 1
 }
 
+packages=(libonnxruntime-dev nlohmann-json3-dev doctest-dev)
+newer_suite=trixie
+clang=
+if [ "${1:-}" = --clang ]; then
+    clang=yes
+    shift
+fi
+directory=${1:-build/native}
+
+if [ -n "$clang" ]; then
+    version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p')
+    [ -n "$version" ] || fail "apt knows no clang" "run apt-get update, or set CLANGXX to a clang++ with libFuzzer"
+    mapfile -t packages < <(apt-get -s install --no-install-recommends "clang-$version" "libclang-rt-$version-dev" \
+        "libfuzzer-$version-dev" 2>/dev/null | awk '/^Inst / { print $2 }')
+    [ "${#packages[@]}" -gt 0 ] || fail "apt cannot resolve clang-$version" "set CLANGXX to a clang++ with libFuzzer"
+fi
 wanted="${packages[*]}"
 stamp=$directory/.packages
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
@@ -66,4 +79,4 @@ done
 rm -rf "${directory:?}/usr"
 mv "$work/root/usr" "$directory/usr"
 echo "$wanted" >"$stamp"
-echo "==> headers are in $directory/usr"
+echo "==> unpacked in $directory/usr"

@@ -16,8 +16,10 @@ from .running import STORAGE
 LINEAR, ATTENTION = elastic_linear_cases.load(), head_subset_attention_cases.load()
 
 
-def call(function: onnx.FunctionProto, inputs: dict[str, np.ndarray], **attributes: object) -> list[np.ndarray]:
-    """The outputs of a model with one node; every dimension of every input is dynamic."""
+def one_node(
+    function: onnx.FunctionProto, inputs: dict[str, np.ndarray], *, dynamic: bool = True, **attributes: object
+) -> bytes:
+    """A model with one node; every dimension of every input is dynamic, or that of the array."""
     helper = onnx.helper
     ranks = {name: 4 if len(function.output) == 3 else 3 for name in function.output}
     float_type = helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
@@ -25,7 +27,9 @@ def call(function: onnx.FunctionProto, inputs: dict[str, np.ndarray], **attribut
         [functions.node(function, function.input, function.output, **attributes)],
         "one_node",
         [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), [None] * x.ndim)
+            helper.make_tensor_value_info(
+                name, helper.np_dtype_to_tensor_dtype(x.dtype), [None] * x.ndim if dynamic else x.shape
+            )
             for name, x in inputs.items()
         ],
         [helper.make_tensor_value_info(name, float_type, [None] * rank) for name, rank in ranks.items()],
@@ -33,7 +37,13 @@ def call(function: onnx.FunctionProto, inputs: dict[str, np.ndarray], **attribut
     opsets = [helper.make_opsetid("", functions.OPSET), helper.make_opsetid(functions.DOMAIN, functions.VERSION)]
     model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=11)
     onnx.checker.check_model(model, full_check=True)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return model.SerializeToString()
+
+
+def call(function: onnx.FunctionProto, inputs: dict[str, np.ndarray], **attributes: object) -> list[np.ndarray]:
+    """The outputs of a model with one node on ONNX Runtime."""
+    model = one_node(function, inputs, **attributes)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     return session.run(None, inputs)
 
 
@@ -82,3 +92,27 @@ def test_functions_of_one_model_are_told_apart_by_their_overload() -> None:
         for bits in (0, 8, 4)
     ]
     assert len({(function.name, function.overload) for function in made}) == 6
+
+
+@pytest.mark.parametrize("name", ["decode, residual", "decode, rotary"])
+def test_tensorrt_rtx_compiles_the_functions(name: str) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    if name in LINEAR:
+        case, data = LINEAR[name]
+        function, attributes = linear_function(case), {}
+    else:
+        case, data = ATTENTION[name]
+        function = functions.head_subset_attention(rotary=case.rotary)
+        attributes = {"window": case.window, "scale": case.scale}
+    inputs = {key: data[key] for key in function.input}
+    stored = {key: x.astype(np.float16) if x.dtype.kind == "f" else x for key, x in inputs.items()}
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    parsed = parser.parse(one_node(function, stored, dynamic=False, **attributes))
+    assert parsed, [parser.get_error(i).desc() for i in range(parser.num_errors)]
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM89, 0)
+    assert builder.build_serialized_network(network, config) is not None

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flextron_export.errors import MissingDependencyError
+from flextron_export.errors import InputError, MissingDependencyError
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATORS = ("elastic_linear", "head_subset_attention")
@@ -17,7 +17,7 @@ _FIX = "run this on a machine with an NVIDIA GPU, its driver and a CUDA build of
 
 
 def require_gpu() -> dict[str, Any]:
-    """What the GPU is; MissingDependencyError says what is missing."""
+    """What the GPU is; MissingDependencyError says what is missing, InputError that the GPU is too old."""
     try:
         import torch
     except ImportError as error:
@@ -28,6 +28,9 @@ def require_gpu() -> dict[str, Any]:
         )
         raise MissingDependencyError("The GPU check needs a CUDA GPU, and PyTorch sees none.", cause=cause, fix=_FIX)
     found = torch.cuda.get_device_properties(0)
+    if found.major < 8:
+        what = f"The kernels need compute capability 8.0 or newer; {found.name} has {found.major}.{found.minor}."
+        raise InputError(what, fix="run this on an Ampere, Orin or newer GPU")
     return {
         "gpu": found.name,
         "compute_capability": f"{found.major}.{found.minor}",

@@ -28,6 +28,7 @@ PREFILL = 2048
 
 def median_milliseconds(call: Callable[[], Any], calls: int = 10) -> float:
     """Of one call: a graph of several is captured after a warm-up and replayed."""
+    torch.cuda.synchronize()  # what the call reads was written on another stream
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):

@@ -120,6 +120,12 @@ def one_hot(logits: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
 
 
+def gumbel_noise(like: torch.Tensor) -> torch.Tensor:
+    """Gumbel(0, 1) numbers: the largest of logits with this noise is a draw from their softmax."""
+    tiny = torch.finfo(like.dtype).tiny
+    return -torch.empty_like(like).exponential_().clamp_min(tiny).log()
+
+
 def descending(targets: Sequence[float]) -> tuple[float, ...]:
     """Distinct targets, widest first, with the full model's."""
     return tuple(sorted({1.0, *targets}, reverse=True))

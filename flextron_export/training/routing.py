@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..elastic.architecture import Architecture
@@ -16,9 +17,12 @@ from ..elastic.modules import blocks
 from ..elastic.router import PARTS
 from ..elastic.tensors import rows
 from ..elastic.widths import Candidates, LayerWidth
+from .environment import autocast
 
 if TYPE_CHECKING:
     import torch
+
+    from .routers import Routers
 
 Decide = Callable[[int, str, "torch.Tensor"], "torch.Tensor"]
 """(layer, part, normed hidden state [batch, tokens, hidden]) -> how much each candidate is used: [..., candidates], in
@@ -77,3 +81,59 @@ def routed(model: Any, architecture: Architecture, candidates: Candidates, decid
     finally:
         for handle in handles:
             handle.remove()
+
+
+Use = Callable[["torch.Tensor"], "torch.Tensor"]
+"""Logits [..., candidates] -> how much each candidate is used, of the same shape."""
+
+
+@dataclass
+class Pass:
+    """What one pass with routers gave.
+
+    Attributes:
+        losses: nats of every predicted token, [batch, tokens].
+        logits: of every layer and part, in order: the part and its routers' logits (see `routers.Logits`).
+        anchor: the same at target 1, on what the routers read in this pass.
+    """
+
+    losses: torch.Tensor
+    logits: list[tuple[str, torch.Tensor]]
+    anchor: list[tuple[str, torch.Tensor]]
+
+
+def routed_pass(model: Any, routers: Routers, target: float, ids: torch.Tensor, use: Use, precision: str) -> Pass:
+    """Predict every token of `ids` from those before it, the routers choosing for a relative latency target.
+
+    A prompt router reads the first half of every sequence. What the routers read carries no gradient to the model, so a
+    pass under `torch.no_grad` still gives their logits with gradients, and none of the model's activations are kept.
+
+    Args:
+        ids: int64 [batch, tokens + 1].
+        use: turns logits into uses; `routers.one_hot` for the choices that count.
+        precision: see `environment.autocast`.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    inputs, following = ids[:, :-1], ids[:, 1:]
+    record = routers.record
+    with torch.enable_grad():
+        prompt = None
+        if record.kind == "prompt":
+            prompt = model.get_input_embeddings()(inputs[:, : max(inputs.shape[1] // 2, 1)]).detach()
+        at_target, at_full = routers.of(target, prompt), routers.of(1.0, prompt)
+    found: list[tuple[str, torch.Tensor]] = []
+    anchor: list[tuple[str, torch.Tensor]] = []
+
+    def decide(layer: int, part: str, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            logits = at_target(layer, part, x.detach())
+            anchor.append((part, at_full(layer, part, x.detach())))
+        found.append((part, logits))
+        return use(logits)
+
+    with routed(model, routers.architecture, record.candidates, decide), autocast(model.device, precision):
+        logits = model(input_ids=inputs, use_cache=False).logits
+    losses = cross_entropy(logits.flatten(0, 1).float(), following.flatten(), reduction="none")
+    return Pass(losses.view_as(following), found, anchor)

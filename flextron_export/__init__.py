@@ -13,6 +13,7 @@ from .version import __version__
 # Imported on first use, so that the package imports with none of the optional libraries present.
 _VERBS = {
     "elastify": "training.elastify",
+    "route": "training.route",
     "export": "exporting",
     "verify": "targets.verify",
     "build": "targets.build",
@@ -20,7 +21,7 @@ _VERBS = {
     "evaluate": "evaluation.evaluate",
     "Runner": "runtime.runner",
 }
-__all__ = ["Runner", "__version__", "build", "calibrate", "elastify", "evaluate", "export", "verify"]
+__all__ = ["Runner", "__version__", "build", "calibrate", "elastify", "evaluate", "export", "route", "verify"]
 
 if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .targets.build import build
     from .targets.verify import verify
     from .training.elastify import elastify
+    from .training.route import route
 
 
 def __getattr__(name: str) -> Any:

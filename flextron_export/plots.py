@@ -1,4 +1,4 @@
-"""Plots of what people compare: quality against measured latency, and the importance of every layer's units."""
+"""Plots of what people compare: quality against latency, the importance of every layer's units, routers' widths."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .bundle.manifest import Bundle
+from .elastic.router import RouterRecord
 from .elastic.widths import Candidates
 from .errors import InputError, MissingDependencyError
 from .files import write_bytes
@@ -184,4 +185,32 @@ def quality_against_latency(
         f"{table.target}, {table.layout}, {table.dtype}, {table.device.get('threads')} thread(s)", fontsize=10
     )
     axes.grid(alpha=0.3)
+    return _save(figure, path)
+
+
+def widths_by_target(record: RouterRecord, path: Path) -> Path:
+    """Draw what a router chose: per layer, the share of groups and of neurons at every target.
+
+    Args:
+        record: its `results` are drawn.
+        path: image to write; the ending decides the format.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    figure = _new_figure(7, 5)
+    panels = figure.subplots(2, 1, sharex=True)
+    for axes, part, name in zip(panels, (0, 1), ("KV groups", "FFN neurons"), strict=True):
+        full = (record.candidates.groups, record.candidates.neurons)[part][-1]
+        for result in record.results:
+            shares = [100 * widths[part] / full for widths in result["widths"]]
+            label = f"{result['target']:g}: {result['milliseconds']:.3g} ms, {result['validation_loss']:.3f} nats"
+            axes.plot(range(len(shares)), shares, marker="o", drawstyle="steps-mid", label=label)
+        axes.set_ylim(0, 105)
+        axes.set_ylabel(f"{name}, % of full")
+        axes.grid(alpha=0.3)
+    panels[0].legend(frameon=False, fontsize=8)
+    panels[1].set_xlabel("layer")
+    panels[1].xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_title(f"{record.kind} router ({record.method}): widths by latency target", fontsize=10)
     return _save(figure, path)

@@ -14,6 +14,7 @@ COMMANDS = (
     "elastify",
     "latency",
     "search",
+    "route",
     "export",
     "build",
     "calibrate",

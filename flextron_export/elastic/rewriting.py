@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ def with_budgets(
     out: str | Path,
     *,
     add: Callable[[Path], None] | None = None,
+    leave_out: Collection[str] = (),
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> ElasticCheckpoint:
@@ -36,6 +37,7 @@ def with_budgets(
         out: checkpoint directory to create.
         add: writes further files, such as `router.safetensors`, into the directory it is given; their size and SHA-256
             are recorded, so that a damaged one is noticed. A file of the same name is replaced.
+        leave_out: names of files that the new checkpoint does not have, unless `add` writes them: old weights.
         notes: further keys of `elastic.json`, such as `{"router": {...}}`; they take the place of those of that name.
         overwrite: replace an elastic checkpoint at `out`; needed to extend one in place, too.
 
@@ -55,12 +57,13 @@ def with_budgets(
             add(directory)
             added = {path.name: FileRecord.of(path) for path in sorted(directory.iterdir()) if path.is_file()}
         for path in sorted(checkpoint.path.iterdir()):
-            if path.is_file() and path.name not in added and path.name != MARKER:
+            if path.is_file() and path.name not in {*added, *leave_out, MARKER}:
                 carry(path, directory / path.name)
+        recorded = checkpoint.files or checkpoint.weights().records()
         replace(
             checkpoint,
             budgets=tuple(budgets),
-            files={**(checkpoint.files or checkpoint.weights().records()), **added},
+            files={**{n: r for n, r in recorded.items() if n not in leave_out}, **added},
             notes={**checkpoint.notes, **(notes or {})},
         ).write_marker(directory)
     return ElasticCheckpoint.open(out)

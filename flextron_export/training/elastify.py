@@ -39,7 +39,7 @@ SAVE_EVERY = 500
 LEARNING_RATE = 0.64
 """Default learning rate times hidden size: 2e-3, measured best at 320, and in proportion for wider models."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-_TORCH_NAMES = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+TORCH_NAMES = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """safetensors dtype of a model -> torch dtype that `auto` writes; training has no more precision than float32."""
 
 
@@ -161,7 +161,7 @@ def elastify(
     if dtype not in DTYPES:
         raise InputError(f"The dtype {dtype!r} is not known.", fix=f"use one of: {', '.join(DTYPES)}")
     if dtype == "auto":
-        dtype = _TORCH_NAMES[weights.info(tensor_specs(architecture)[0].source).dtype]
+        dtype = TORCH_NAMES[weights.info(tensor_specs(architecture)[0].source).dtype]
     tokenizer = load_tokenizer(model_dir)
     end = config.get("eos_token_id")
     end = end[0] if isinstance(end, list) else end

@@ -19,6 +19,7 @@ def validation_loss(
     tokens: np.ndarray,
     *,
     batch: int = 16,
+    skip: int = 0,
 ) -> float:
     """Mean negative log-likelihood of the next token, in nats, computed in the precision of the model's weights.
 
@@ -27,6 +28,7 @@ def validation_loss(
         budget: the sub-network to measure.
         tokens: int64 [sequences, length]; all but the first token of each sequence are predicted.
         batch: sequences per forward pass.
+        skip: first predictions of each sequence that do not count.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -40,5 +42,6 @@ def validation_loss(
         for start in range(0, len(tokens), batch):
             ids = torch.from_numpy(tokens[start : start + batch]).to(model.device)
             logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-            total += cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum").item()
-    return total / (tokens.shape[0] * (tokens.shape[1] - 1))
+            logits, targets = logits[:, skip:].flatten(0, 1).float(), ids[:, 1 + skip :].flatten()
+            total += cross_entropy(logits, targets, reduction="sum").item()
+    return total / (tokens.shape[0] * (tokens.shape[1] - 1 - skip))

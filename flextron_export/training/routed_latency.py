@@ -10,6 +10,7 @@ from ..elastic.architecture import Architecture
 from ..elastic.router import PARTS
 from ..elastic.widths import Budget, Candidates
 from ..errors import InputError
+from .analytic_latency import shape_architecture
 from .latency_model import LatencyModel
 
 if TYPE_CHECKING:
@@ -111,9 +112,10 @@ def query_share(model: LatencyModel, architecture: Architecture) -> float:
 
     A latency model does not tell apart what its attention entries consist of, so this share is counted: in decoding by
     the values read (weights of q, k, v and o, and the cache of `tokens` keys and values), in prefill by the
-    multiplications (the same weights, and scores and sums over half of `tokens` on average).
+    multiplications (the same weights, and scores and sums over half of `tokens` on average). Where the table is that of
+    a large shape, the shape is counted.
     """
-    a = architecture
+    a = shape_architecture(model.source["shape"]) if "shape" in model.source else architecture
     projections = 2 * a.heads_per_group * a.hidden_size  # per group and head_dim
     keys = 2 * a.hidden_size
     attention = 2 * model.tokens if model.phase == "decode" else a.heads_per_group * model.tokens

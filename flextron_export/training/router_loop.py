@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..errors import FlextronError
 from .data import batches
 from .environment import thread_count, training_attention
 from .gumbel import Gumbel
+from .metrics import tensorboard
 from .progress import training_progress
 from .routed_latency import RoutedLatency
 from .router_loss import StepResult, frozen
@@ -47,6 +49,7 @@ def train_routers(
     held_out: np.ndarray,
     settings: RouterSettings,
     *,
+    metrics: str | Path | None = None,
     progress: bool = True,
 ) -> Trained:
     """Train routers in place, for the targets that `turns` gives. The model is not changed.
@@ -56,6 +59,7 @@ def train_routers(
         latency: what choices cost.
         tokens: int64, read as one text.
         held_out: int64 [sequences, length], of other text; the surrogate's error is watched on the first of it.
+        metrics: directory for TensorBoard: loss, latency and anchor, gradient norm, error of the surrogate.
         progress: show loss, speed and the time left on standard error.
 
     Raises:
@@ -76,6 +80,7 @@ def train_routers(
             frozen(model),
             thread_count(settings.threads),
             training_attention(model, settings.length),
+            tensorboard(metrics) as write,
             training_progress("routers", settings.steps, settings.batch * settings.length, progress) as report,
         ):
             method: Gumbel | Surrogate
@@ -97,6 +102,7 @@ def train_routers(
                     )
                 trained.append(step)
                 report(number + 1, step.loss)
+                write(number + 1, step.values())
     finally:
         model.train(was_training)
     return Trained(tuple(trained), tuple(chosen))

@@ -36,6 +36,11 @@ class StepResult:
     def finite(self) -> bool:
         return math.isfinite(self.loss + self.terms + (self.norm or 0.0))
 
+    def values(self) -> dict[str, float]:
+        """For TensorBoard."""
+        named = {"loss": self.loss, "latency_and_anchor": self.terms, "norm": self.norm, "surrogate_error": self.error}
+        return {f"router/{name}": value for name, value in named.items() if value is not None}
+
 
 def latency_loss(latency: torch.Tensor, target: float, dead_zone: float) -> torch.Tensor:
     """|latency / target - 1|, or 0 for what is at most `dead_zone` faster than the target.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..elastic.router import METHODS
 from ..errors import InputError, problems
-from .elastic import PRECISIONS
+from .settings import PRECISIONS
 
 
 @dataclass(frozen=True)

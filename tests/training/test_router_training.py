@@ -194,6 +194,8 @@ def test_per_token_choices_cost_their_mean_and_keys_and_values_of_all_groups(
     latency = RoutedLatency.of(table, architecture, candidates, "dynamic")
     # Of each group and head_dim: q and o 2 x 32 weights, k and v as many, 2 x 64 cached numbers.
     assert query_share(table, architecture) == pytest.approx(64 / (64 + 64 + 128))
+    of_7b = replace(table, source={"shape": "7b"})  # 2 x 4096 weights of q and o, as many of k and v
+    assert query_share(of_7b, architecture) == pytest.approx(8192 / (8192 + 8192 + 128))
     narrow = 0.2 - 0.25 * (0.2 - 0.1)
     assert latency.attention == pytest.approx((narrow, 0.2)) and latency.ffn == table.neurons
     half = torch.eye(2)[torch.tensor([[0, 1], [1, 0]])]  # [batch, tokens, candidates]: half of the tokens are narrow

@@ -1,0 +1,123 @@
+"""What routers achieve: latency by the table, validation loss and widths at every target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..elastic.router import PARTS
+from ..elastic.widths import Budget
+from .environment import training_attention
+from .evaluate import validation_loss
+from .routed_latency import RoutedLatency
+from .router_budgets import router_budget, uniform_loss
+from .routers import Routers, one_hot
+from .routing import routed_pass
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """One target.
+
+    Attributes:
+        target: relative to the full model.
+        milliseconds: by the latency model; per-token choices count with their mean.
+        relative: the same, relative to the full model.
+        validation_loss: nats per token.
+        uniform_loss: of uniform widths at the same latency; None where none is that fast or slow.
+        widths: per layer, groups and neurons; of per-token and per-prompt choices the mean.
+        budget: name of the budget with these widths, or None.
+    """
+
+    target: float
+    milliseconds: float
+    relative: float
+    validation_loss: float
+    uniform_loss: float | None
+    widths: tuple[tuple[float, float], ...]
+    budget: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def uncounted(routers: Routers, tokens: np.ndarray) -> int:
+    """Tokens of a sequence whose predictions do not count: the prompt, which a prompt router has seen."""
+    return (tokens.shape[1] - 1) // 2 if routers.record.kind == "prompt" else 0
+
+
+def report(
+    model: Any,
+    routers: Routers,
+    latency: RoutedLatency,
+    targets: Sequence[float],
+    uniform: Sequence[tuple[float, float]],
+    tokens: np.ndarray,
+) -> list[TargetResult]:
+    """Measure routers at targets, trained or between trained ones.
+
+    Args:
+        uniform: (milliseconds, loss) of uniform budgets, measured on the same predictions (see `uncounted`).
+        tokens: int64 [sequences, length], held out.
+    """
+    measure = _static if routers.record.kind == "static" else _routed
+    results = []
+    for target in targets:
+        milliseconds, loss, widths, budget = measure(model, routers, latency, target, tokens)
+        relative = milliseconds / latency.full
+        results.append(
+            TargetResult(target, milliseconds, relative, loss, uniform_loss(uniform, milliseconds), widths, budget)
+        )
+    return results
+
+
+Measured = tuple[float, float, tuple[tuple[float, float], ...], str | None]
+
+
+def _static(model: Any, routers: Routers, latency: RoutedLatency, target: float, tokens: np.ndarray) -> Measured:
+    budget = router_budget(routers.numpy(), latency, target)
+    loss = validation_loss(model, routers.architecture, budget, tokens)
+    widths = tuple((float(w.groups), float(w.neurons)) for w in budget.layers)
+    return latency.of_budget(budget, routers.record.candidates), loss, widths, budget.name
+
+
+def _routed(
+    model: Any, routers: Routers, latency: RoutedLatency, target: float, tokens: np.ndarray, batch: int = 16
+) -> Measured:
+    skip, layers = uncounted(routers, tokens), routers.architecture.num_layers
+    parts = [part for _ in range(layers) for part in PARTS]
+    # How often each candidate was chosen, by layer and part.
+    shares = [torch.zeros(len(routers.record.choices(part)), dtype=torch.float64) for part in parts]
+    loss = 0.0
+    with torch.no_grad(), training_attention(model, tokens.shape[1]):
+        for start in range(0, len(tokens), batch):
+            ids = torch.from_numpy(tokens[start : start + batch]).to(model.device)
+            result = routed_pass(model, routers, target, ids, one_hot, "fp32")
+            loss += result.losses[:, skip:].sum().item()
+            for share, (_, z) in zip(shares, result.logits, strict=True):
+                share += one_hot(z).flatten(0, -2).double().mean(0).cpu() * (len(ids) / len(tokens))
+    milliseconds = latency.expected(zip(parts, shares, strict=True)).item()
+    means = [
+        float(share @ share.new_tensor(routers.record.choices(part))) for part, share in zip(parts, shares, strict=True)
+    ]
+    widths = tuple(zip(means[::2], means[1::2], strict=True))
+    return milliseconds, loss / (len(tokens) * (tokens.shape[1] - 1 - skip)), widths, None
+
+
+def uniform_points(
+    model: Any, routers: Routers, static: RoutedLatency, budgets: Sequence[Budget], tokens: np.ndarray
+) -> list[tuple[float, float]]:
+    """(milliseconds, loss) of uniform budgets: what routers are compared with.
+
+    Args:
+        static: the table as ordinary sub-networks meet it.
+    """
+    architecture, candidates = routers.architecture, routers.record.candidates
+    skip = uncounted(routers, tokens)
+    return [
+        (static.of_budget(b, candidates), validation_loss(model, architecture, b, tokens, skip=skip)) for b in budgets
+    ]

@@ -1,0 +1,75 @@
+"""Widths from logits: the most probable, mended to the latency asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flextron_export.training.routed_latency import RoutedLatency
+from flextron_export.training.router_budgets import TOLERANCE, budget_name, choose, parse_targets, uniform_loss
+
+FINE = RoutedLatency(2.0, (0.5, 1.0, 1.5, 2.0), (1.0, 2.0, 3.0, 4.0), 12)
+COARSE = RoutedLatency(0.0, (1.0, 10.0), (1.0, 10.0), 1)
+
+
+def logits(*rows: tuple[list[float], list[float]]) -> list[dict[str, np.ndarray]]:
+    return [{"attention": np.array(a), "ffn": np.array(f)} for a, f in rows]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.floats(FINE.fastest / FINE.full, 1))
+def test_every_target_is_met_within_the_tolerance(seed: int, target: float) -> None:
+    random = np.random.default_rng(seed)
+    drawn = logits(*((random.standard_normal(4), random.standard_normal(4)) for _ in range(12)))
+    choices = choose(drawn, FINE, target)
+    assert abs(FINE.of_choices(choices) / (target * FINE.full) - 1) <= TOLERANCE
+    assert choose(drawn, FINE, target) == choices
+
+
+def test_what_is_near_enough_is_left_alone() -> None:
+    wanted = logits(*([([0, 0, 0, 1], [0, 0, 0, 1])] * 11 + [([0, 0, 1, 0], [0, 1, 0, 0])]))
+    choices = choose(wanted, FINE, 0.97)
+    assert choices == [{"attention": 3, "ffn": 3}] * 11 + [{"attention": 2, "ffn": 1}]
+
+
+def test_the_least_certain_choices_move_first() -> None:
+    table = RoutedLatency(0.0, (1.0, 2.0), (1.0, 2.0), 2)
+    sure, unsure, between = [0.0, 9.0], [0.0, 1.0], [0.0, 5.0]
+    drawn = logits((sure, unsure), (between, sure))
+    assert choose(drawn, table, 0.875) == [{"attention": 1, "ffn": 0}, {"attention": 1, "ffn": 1}]
+    assert choose(drawn, table, 0.75) == [{"attention": 1, "ffn": 0}, {"attention": 0, "ffn": 1}]
+    widen = logits(([9.0, 0.0], [5.0, 0.0]), ([1.0, 0.0], [9.0, 0.0]))
+    assert choose(widen, table, 0.75) == [{"attention": 0, "ffn": 1}, {"attention": 1, "ffn": 0}]
+
+
+def test_widths_of_the_same_latency_are_stepped_over() -> None:
+    flat = RoutedLatency(0.0, (1.0, 2.0, 2.0, 2.0), (4.0,), 1)
+    assert choose(logits(([0, 0, 0, 1], [0])), flat, 5 / 6) == [{"attention": 0, "ffn": 0}]
+
+
+def test_where_no_widths_are_near_the_nearest_of_the_next_step_is_taken() -> None:
+    high = logits(([0, 1], [0, 1]))
+    assert COARSE.full == 20
+    assert choose(high, COARSE, 0.8) == [{"attention": 1, "ffn": 1}]  # 20 is nearer to 16 than 11
+    assert choose(high, COARSE, 0.7) == [{"attention": 0, "ffn": 1}]
+
+
+def test_target_1_is_the_full_model_whatever_the_logits() -> None:
+    assert choose(logits(([9, 0], [9, 0])), COARSE, 1.0) == [{"attention": 1, "ffn": 1}]
+
+
+def test_uniform_widths_are_compared_at_the_same_latency() -> None:
+    points = [(10.0, 3.0), (4.0, 4.0), (8.0, 3.2), (9.0, 3.9)]  # the last is slower and worse than the one before
+    assert uniform_loss(points, 6.0) == pytest.approx(3.6)
+    assert uniform_loss(points, 9.0) == pytest.approx(3.2)
+    assert uniform_loss(points, 3.0) is None and uniform_loss(points, 11.0) is None and uniform_loss([], 5.0) is None
+
+
+def test_targets_are_shares_or_milliseconds() -> None:
+    assert parse_targets(["0.5", 1, "10 ms", "5ms", 0.5], 20.0) == (1.0, 0.5, 0.25)
+    for bad in ("fast", "ms", ""):
+        with pytest.raises(ValueError):
+            parse_targets([bad], 20.0)
+    assert [budget_name(t) for t in (1.0, 0.75, 0.625)] == ["full", "t75", "t62.5"]

@@ -102,10 +102,8 @@ def make_app(runner: Runner, settings: ServeSettings) -> FastAPI:
     async def answer(http: HttpRequest, kind: type[Request]) -> Response:
         request = await read(http, kind)
         engine: Engine = app.state.engine
-        await engine.enter()
+        await engine.enter(http.is_disconnected)
         try:
-            if await http.is_disconnected():
-                raise Refusal(499, "The client has gone.", "client_gone")
             prepared = await asyncio.to_thread(prepare, runner, settings, request)
             job = Job(prepared.generations, metrics)
             engine.start(job)

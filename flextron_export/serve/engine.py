@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import FlextronError
 from ..runtime.generation import Generation
@@ -118,11 +119,11 @@ class Engine:
         self._jobs: set[Job] = set()
         self._threads = ThreadPoolExecutor(settings.parallel, "generate")
 
-    async def enter(self) -> None:
-        """Wait for a place; `leave` or `start` gives it back.
+    async def enter(self, gone: Callable[[], Awaitable[bool]]) -> None:
+        """Wait for a place; `leave`, or the end of a job that `start` runs, gives it back.
 
         Raises:
-            Refusal: too many wait already, it took too long, or the server stops.
+            Refusal: too many wait already, it took too long, the client has gone, or the server stops.
         """
         if self.stopping:
             raise Refusal(503, "The server is stopping.", "stopping", {"retry-after": "10"})
@@ -135,14 +136,31 @@ class Engine:
             )
         self._waiting += 1
         self.metrics.waiting.set(self._waiting)
+        place = asyncio.ensure_future(self._places.acquire())
         try:
-            await asyncio.wait_for(self._places.acquire(), self.settings.wait_seconds)
-        except asyncio.TimeoutError:
-            late = f"No place was free within {self.settings.wait_seconds:g} seconds; try again later."
-            raise Refusal(503, late, "overloaded", {"retry-after": "5"}) from None
+            await self._wait(place, gone)
+        except BaseException:
+            if not place.cancel() and not place.cancelled():
+                self.leave()  # it came in the same moment
+            raise
         finally:
             self._waiting -= 1
             self.metrics.waiting.set(self._waiting)
+
+    async def _wait(self, place: asyncio.Future[Any], gone: Callable[[], Awaitable[bool]]) -> None:
+        end = asyncio.get_running_loop().time() + self.settings.wait_seconds
+        while True:
+            left = end - asyncio.get_running_loop().time()
+            await asyncio.wait({place}, timeout=max(min(left, _LOOK_SECONDS), 0))
+            if self.stopping:
+                raise Refusal(503, "The server is stopping.", "stopping")
+            if await gone():
+                raise Refusal(499, "The client has gone.", "client_gone")
+            if place.done():
+                return
+            if left <= 0:
+                late = f"No place was free within {self.settings.wait_seconds:g} seconds; try again later."
+                raise Refusal(503, late, "overloaded", {"retry-after": "5"})
 
     def leave(self) -> None:
         """Give a place back."""

@@ -38,12 +38,10 @@ def prepare(runner: Runner, settings: ServeSettings, request: Request) -> Prepar
             raise Refusal(400, "top_logprobs needs logprobs.", "invalid_value")
     else:
         assert isinstance(request, CompletionRequest)
+        _check_choices(len(request.prompts()) * request.n, settings.choices)
         prompts = [_ids(runner, prompt) for prompt in request.prompts()]
         wanted, logprobs = request.max_tokens or 16, request.logprobs
-    if len(prompts) * request.n > settings.choices:
-        raise Refusal(
-            400, f"{len(prompts) * request.n} answers were asked for; {settings.choices} are allowed.", "invalid_value"
-        )
+    _check_choices(len(prompts) * request.n, settings.choices)
     longest = max(map(len, prompts), default=0)
     _check_length(longest, min(settings.prompt_tokens or runner.max_tokens, runner.max_tokens))
     most = min(settings.new_tokens or runner.max_tokens, max(runner.max_tokens - longest + 1, 1))
@@ -79,6 +77,11 @@ def models(runner: Runner, settings: ServeSettings) -> list[str]:
 
 def _ids(runner: Runner, prompt: str | Sequence[int]) -> list[int]:
     return runner.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+
+
+def _check_choices(wanted: int, most: int) -> None:
+    if wanted > most:
+        raise Refusal(400, f"{wanted} answers were asked for; {most} are allowed.", "invalid_value")
 
 
 def _check_length(longest: int, most: int) -> None:

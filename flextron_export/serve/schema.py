@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +10,9 @@ IGNORED = frozenset(
     {"metadata", "parallel_tool_calls", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}
 )
 """Fields that change nothing here."""
+
+
+Stop = Annotated[str, Field(max_length=1000)]
 
 
 class StreamOptions(BaseModel):
@@ -22,12 +25,12 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str
+    model: str = Field(max_length=256)
     max_tokens: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     n: int = Field(1, ge=1)
-    stop: str | list[str] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     seed: int | None = Field(None, ge=0, lt=2**63)
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -40,8 +43,8 @@ class Request(BaseModel):
     ignore_eos: bool = False
     # Which budget answers.
     latency_target_ms: float | None = None
-    latency_target: str | None = None
-    budget: str | None = None
+    latency_target: str | None = Field(None, max_length=256)
+    budget: str | None = Field(None, max_length=256)
     best_effort: bool | None = None
 
 

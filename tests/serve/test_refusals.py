@@ -56,6 +56,10 @@ def error(response, status):
         ({"model": "tiny", "prompt": [257]}, "outside the vocabulary"),
         ({"model": "tiny", "prompt": TEXT, "stop": [""]}, "stop string is empty"),
         ({"model": "tiny", "prompt": TEXT, "n": 9}, "8 are allowed"),
+        ({"model": "tiny", "prompt": [TEXT] * 3, "n": 3}, "9 answers were asked for; 8 are allowed"),
+        ({"model": "tiny", "prompt": TEXT, "stop": ["x"] * 17}, "stop"),
+        ({"model": "tiny", "prompt": TEXT, "stop": "x" * 1001}, "stop"),
+        ({"model": "x" * 1000, "prompt": TEXT}, "model"),
         ({"model": "tiny", "prompt": "x" * 6001}, "6001 tokens; at most 6000"),
         ({"model": "tiny", "prompt": TEXT, "latency_target": "soon"}, "not a target"),
         ({"model": "tiny", "prompt": TEXT, "latency_target_ms": -5}, "positive"),
@@ -213,6 +217,20 @@ def test_a_key_is_asked_for_everywhere_but_for_the_health(narrow):
         narrow.client(api_key="wrong").models.list()
     error(httpx.get(f"{narrow.address}/metrics"), 401)
     assert httpx.get(f"{narrow.address}/health").status_code == 200
+
+
+def test_a_client_that_goes_away_leaves_the_queue(server, client):
+    streams = [client.completions.create(**{**LONG, "max_tokens": 5900}) for _ in range(2)]  # every place
+    for stream in streams:
+        next(iter(stream))
+    impatient = server.client(timeout=0.3)
+    with pytest.raises(openai.APITimeoutError):
+        impatient.completions.create(prompt=TEXT, max_tokens=1, **GREEDY)
+    eventually(lambda: metric(server, "flextron_requests_waiting") == 0)
+    assert metric(server, "flextron_requests_running") == 2
+    for stream in streams:
+        stream.close()
+    eventually(lambda: metric(server, "flextron_requests_running") == 0)
 
 
 def test_a_full_queue_is_left_after_a_while(served):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..elastic.router import PARTS
-from ..elastic.widths import Budget
+from ..elastic.widths import Budget, full_budget
 from .environment import training_attention
 from .evaluate import validation_loss
 from .routed_latency import RoutedLatency
@@ -64,9 +64,10 @@ def report(
         uniform: (milliseconds, loss) of uniform budgets, measured on the same predictions (see `uncounted`).
         tokens: int64 [sequences, length], held out.
     """
-    measure = _static if routers.record.kind == "static" else _routed
+    # Target 1 is the full model, without asking a router.
     results = []
     for target in targets:
+        measure = _routed if routers.record.kind != "static" and target < 1 else _static
         milliseconds, loss, widths, budget = measure(model, routers, latency, target, tokens)
         relative = milliseconds / latency.full
         results.append(
@@ -79,8 +80,9 @@ Measured = tuple[float, float, tuple[tuple[float, float], ...], str | None]
 
 
 def _static(model: Any, routers: Routers, latency: RoutedLatency, target: float, tokens: np.ndarray) -> Measured:
-    budget = router_budget(routers.numpy(), latency, target)
-    loss = validation_loss(model, routers.architecture, budget, tokens)
+    architecture = routers.architecture
+    budget = full_budget(architecture) if target == 1 else router_budget(routers.numpy(), latency, target)
+    loss = validation_loss(model, architecture, budget, tokens, skip=uncounted(routers, tokens))
     widths = tuple((float(w.groups), float(w.neurons)) for w in budget.layers)
     return latency.of_budget(budget, routers.record.candidates), loss, widths, budget.name
 

@@ -77,6 +77,9 @@ class Surrogate:
         s = self._settings
         result, explored = self._explore(ids, target, number)
         losses, scale = result.losses.mean(-1), s.scale(number)
+        if not self._seen:  # the level of the loss need not be learned step by step
+            with torch.no_grad():
+                self.surrogate.last.bias.fill_(losses.mean())
         self._seen.extend(zip(explored, losses, strict=True))
         self._update()
         self._watch(target, number)

@@ -1,6 +1,6 @@
 """Elastic language models: one nested weight set, a graph or engine for every budget, chosen by a latency target.
 
-from flextron_export import Runner, build, calibrate, elastify, export, verify
+from flextron_export import Runner, build, calibrate, elastify, export, route, verify
 """
 
 from __future__ import annotations

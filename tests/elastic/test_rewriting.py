@@ -72,6 +72,22 @@ def test_added_files_are_recorded_and_notes_survive_the_next_rewriting(
         second.check_files()
 
 
+def test_files_that_are_left_out_are_neither_kept_nor_recorded(checkpoint: ElasticCheckpoint, tmp_path: Path) -> None:
+    old = {file.path.name for file in checkpoint.weights().files}
+
+    def weights(directory: Path) -> None:
+        for name in old:
+            (directory / name).write_bytes((checkpoint.path / name).read_bytes())
+
+    out = with_budgets(checkpoint, checkpoint.budgets, tmp_path / "a", leave_out=["README.md"])
+    assert "README.md" not in {path.name for path in out.path.iterdir()}
+    assert old <= {path.name for path in out.path.iterdir()}
+    replaced = with_budgets(checkpoint, checkpoint.budgets, tmp_path / "b", add=weights, leave_out=sorted(old))
+    assert old <= set(replaced.files), "what was added stays, though its name is left out"
+    replaced.weights()
+    replaced.check_files()
+
+
 def test_a_checkpoint_is_extended_in_place(checkpoint: ElasticCheckpoint) -> None:
     with pytest.raises(InputError, match="--overwrite"):
         with_budgets(checkpoint, (narrow(checkpoint),), checkpoint.path)

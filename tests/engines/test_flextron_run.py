@@ -11,6 +11,8 @@ import pytest
 
 from flextron_export import Runner, calibrate
 from flextron_export.bundle.manifest import Bundle
+from flextron_export.exporting import export
+from tests.elastic_models import FAMILIES, MODELS, elastic_model
 
 LAYOUTS = ("panels", "shared", "per-budget")
 BUDGETS = ("full", "p75", "p59", "p34")
@@ -67,6 +69,18 @@ def test_greedy_tokens_are_those_of_python(command, pristine, layout, budget):
     assert found["tokens"] == expected
     assert found["timings"]["tokens"] == 80 and found["timings"]["stopped_by"] == "length"
     assert 0 < found["timings"]["p50"] <= found["timings"]["p95"]
+
+
+@pytest.mark.parametrize("kind", FAMILIES[1:])
+def test_greedy_tokens_of_every_family_are_those_of_python(command, tmp_path, kind):
+    """Over layers that differ in width, with a prompt and an answer longer than the attention windows."""
+    checkpoint = elastic_model(tmp_path / "checkpoint", **MODELS[kind])
+    bundle = export(checkpoint.path, tmp_path / "bundle", dtypes=("fp32",), verify=False).path
+    for layout in LAYOUTS:
+        with Runner(bundle, layout=layout, budget="crossed", threads=1) as runner:
+            expected = list(runner.generate_ids(LONG_PROMPT[:20], 50, stop_on_eos=False))
+        options = ("--layout", layout, "--budget", "crossed", "--max-new-tokens", 50, "--ignore-eos", "--chunk", 7)
+        assert generated(command, bundle, *options, ids=LONG_PROMPT[:20])["tokens"] == expected
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**40 + 1])

@@ -91,6 +91,16 @@ class FlextronLM(TemplateLM):
         end = self._tokenizer.named("eos_token")
         self._end = end if end is not None else next(iter(sorted(self._tokenizer.eos)), None)
 
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> FlextronLM:
+        return super().create_from_arg_string(arg_string, _without_device(additional_config))
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> FlextronLM:
+        return super().create_from_arg_obj(arg_dict, _without_device(additional_config))
+
     @property
     def eot_token_id(self) -> int:
         if self._end is None:
@@ -214,3 +224,8 @@ class FlextronLM(TemplateLM):
                 break
             running.push(tokens)
         return [postprocess_generated_text(text, until, None) for text in texts]
+
+
+def _without_device(options: dict[str, Any] | None) -> dict[str, Any]:
+    """The harness's own --device is cuda:0 where nobody chose one; who wants one names it in `model_args`."""
+    return {name: value for name, value in (options or {}).items() if name != "device"}

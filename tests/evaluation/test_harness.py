@@ -125,13 +125,16 @@ def test_sampled_texts_follow_the_seed(torch_subject: Subject) -> None:
         model.generate_until([Instance("generate_until", {}, ("one", {"until": []}), 0)], disable_tqdm=True)
 
 
-def test_the_harness_knows_the_model_by_name(evaluated: Path) -> None:
+@pytest.mark.parametrize("kind", [str, dict])
+def test_the_harness_knows_the_model_by_name(evaluated: Path, kind: type) -> None:
     import lm_eval
     from lm_eval.tasks import TaskManager
 
+    arguments = {"path": str(evaluated / "bundle"), "budget": "small", "threads": 1}
     results = lm_eval.simple_evaluate(
         model="flextron",
-        model_args=f"path={evaluated / 'bundle'},budget=small,threads=1",
+        model_args=",".join(f"{k}={v}" for k, v in arguments.items()) if kind is str else arguments,
+        device="cuda:0",  # what its command line passes by default
         tasks=TASKS[:1],
         limit=2,
         bootstrap_iters=0,

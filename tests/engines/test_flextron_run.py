@@ -94,6 +94,16 @@ def test_sampled_tokens_are_those_of_python(command, pristine, seed):
     assert found["tokens"] == expected
 
 
+@pytest.mark.parametrize("temperature", [0, 1.1])
+def test_min_p_and_the_repetition_penalty_are_those_of_python(command, pristine, temperature):
+    chosen = {"temperature": temperature, "min_p": 0.02, "repetition_penalty": 1.4}
+    with Runner(pristine, budget="p59", threads=1) as runner:
+        expected = list(runner.generate_ids(PROMPT, 30, seed=3, stop_on_eos=False, **chosen))
+    settings = [word for name, value in chosen.items() for word in (f"--{name.replace('_', '-')}", value)]
+    settings += ["--seed", 3, "--ignore-eos", "--max-new-tokens", 30]
+    assert generated(command, pristine, "--budget", "p59", *settings)["tokens"] == expected
+
+
 @pytest.mark.parametrize("chunk", [1, 64, 1000])
 def test_prefill_in_chunks_changes_nothing(command, pristine, chunk):
     with Runner(pristine, threads=1) as runner:

@@ -1,0 +1,1 @@
+"""The runs, tables and plots of `tools/reproduce_claims.py`."""

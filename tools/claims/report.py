@@ -1,0 +1,228 @@
+"""From results to numbers, tables and plots."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flextron_export.files import write_json, write_text
+from flextron_export.training.router_budgets import uniform_loss
+from tools.claims import plots
+from tools.claims.protocol import ORDERS, Protocol
+from tools.claims.runs import Store
+from tools.claims.tables import Spread, markdown
+from tools.claims.widths import BUDGETS, budget_named
+
+SMALLEST = "p50"
+
+LABELS = {
+    "base": "base",
+    "order": "base, sorted and cut",
+    "elastic": "elastic",
+    "scratch": "from scratch",
+    "alone": "one width alone",
+    "longer": "base, trained on",
+}
+"""First word of a run's name -> what tables call it."""
+
+
+class Numbers:
+    """Results by the name of the run, one per seed."""
+
+    def __init__(self, runs: dict[str, list[dict[str, Any]]], protocol: Protocol) -> None:
+        self.runs = runs
+        self.architecture = protocol.shape.architecture(protocol.text.vocabulary)
+        self.latencies = {n: protocol.latency(budget_named(n, self.architecture)) for n in (SMALLEST, "full")}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.runs
+
+    def loss(self, name: str, budget: str = "full") -> Spread | None:
+        """Nats per token of a budget after a run, or None if it was not measured."""
+        results = self.runs.get(name, [])
+        if not results or budget not in results[0]["losses"]:
+            return None
+        return Spread(tuple(result["losses"][budget] for result in results))
+
+    def points(self, way: str) -> list[dict[str, Any]]:
+        """What the first seed found, one point per target; `uniform` are the search's rivals."""
+        return self._points(way, 0)
+
+    def point(self, way: str, number: int, quantity: str) -> Spread:
+        """A quantity of one target's point."""
+        seeds = range(len(self.runs["base"]))
+        return Spread(tuple(self._points(way, seed)[number][quantity] for seed in seeds))
+
+    def _points(self, way: str, seed: int) -> list[dict[str, Any]]:
+        points = self.runs[way.replace("uniform", "search")][seed]["points"]
+        points = [p["uniform"] for p in points] if way.startswith("uniform") else points
+        return sorted(points, key=lambda p: -p["target"])
+
+    def widths(self, way: str, number: int) -> np.ndarray:
+        """Shares of the full widths at one target, a mean over the seeds: [layers, 2], heads and neurons."""
+        full = np.array([self.architecture.num_kv_heads, self.architecture.intermediate_size])
+        seeds = range(len(self.runs["base"]))
+        return np.mean([np.array(self._points(way, seed)[number]["layers"]) / full for seed in seeds], 0)
+
+    def loss_at(self, way: str, latency: Spread) -> Spread | None:
+        """Loss of a way to choose widths at a latency of each seed; its points, the smallest and the full network are
+        joined by lines."""
+        values = []
+        for seed, at in enumerate(latency.values):
+            start = "order-sorted" if way.endswith("-sorted") else self.starting("elastic-sorted")[-1]
+            losses = self.runs[start][seed]["losses"]
+            ends = [(self.latencies[name], losses[name]) for name in (SMALLEST, "full")]
+            points = [(p["latency"], p["loss"]) for p in self._points(way, seed)]
+            values.append(uniform_loss([*ends, *points], at))
+        found = [value for value in values if value is not None]
+        return Spread(tuple(found)) if len(found) == len(values) else None
+
+    def share(self, name: str, quantity: str) -> float:
+        """`tokens` or `operations` of a run, relative to the base's."""
+        return float(self.runs[name][0][quantity] / self.runs["base"][0][quantity])
+
+    def parameters(self, budget: str) -> float:
+        """Of a budget, without the embedding, relative to the full model's."""
+        counts = [budget_named(name, self.architecture).parameters(self.architecture) for name in (budget, "full")]
+        return counts[0] / counts[1]
+
+    def starting(self, prefix: str) -> list[str]:
+        """Names of runs, in the order of the protocol."""
+        return [name for name in self.runs if name.startswith(prefix)]
+
+
+def collect(store: Store, protocol: Protocol, seeds: int, claims: Sequence[str]) -> Numbers:
+    """The results of every run that the claims need."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(1, seeds + 1):
+        plan = protocol.plans(seed)
+        for recipe in dict.fromkeys(r for claim in claims for r in plan[claim]):
+            runs.setdefault(recipe.name, []).append({"seed": seed, **store.run(recipe)})
+    return Numbers(runs, protocol)
+
+
+def write_report(store: Store, protocol: Protocol, seeds: int, claims: Sequence[str], out: Path) -> dict[str, Any]:
+    """Write `claims.json`, `claims-tables.md` and the plots into a directory; return what is in the JSON file."""
+    numbers = collect(store, protocol, seeds, claims)
+    value = {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "protocol": asdict(protocol),
+        "seeds": list(range(1, seeds + 1)),
+        "runs": numbers.runs,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "claims.json", value)
+    write_text(out / "claims-tables.md", "\n".join(TABLES[claim](numbers) for claim in claims))
+    for claim in claims:
+        for name, draw in PLOTS.get(claim, []):
+            draw(numbers, out / name)
+    return value
+
+
+def machine() -> str:
+    """Processor and Python of this machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, Python {platform.python_version()}"
+
+
+def cell(value: Spread | None) -> str:
+    return "–" if value is None else str(value)
+
+
+def sorting(numbers: Numbers) -> str:
+    """Claim (a)."""
+    rows = [[order, *(cell(numbers.loss(f"order-{order}", budget)) for budget in BUDGETS)] for order in ORDERS]
+    return "### (a)\n\n" + markdown(["order", *BUDGETS], rows)
+
+
+def from_scratch(numbers: Numbers) -> str:
+    """Claim (b)."""
+    names = ["base", "order-sorted", *numbers.starting("elastic-sorted"), *numbers.starting("scratch-")]
+    return "### (b)\n\n" + _losses(numbers, [name for name in names if name in numbers])
+
+
+def one_or_many(numbers: Numbers) -> str:
+    """Claim (c)."""
+    return "### (c)\n\n" + _losses(numbers, [*numbers.starting("elastic-sorted"), *numbers.starting("alone-")])
+
+
+def full_model(numbers: Numbers) -> str:
+    """Claim (f)."""
+    base = numbers.loss("base")
+    rows = []
+    for name in ("base", *numbers.starting("elastic-sorted"), *numbers.starting("longer-")):
+        loss = numbers.loss(name)
+        if loss is not None and base is not None:
+            tokens = f"{100 * numbers.share(name, 'tokens'):.1f} %"
+            rows.append([LABELS[name.split("-")[0]], tokens, str(loss), (loss - base).signed()])
+    return "### (f)\n\n" + markdown(["run", "tokens", "full", "against the base"], rows)
+
+
+def router_and_search(numbers: Numbers) -> str:
+    """Claim (d): on the elastic model, and on the base that is only sorted."""
+    parts = []
+    for title, suffix in (("after elastic training", ""), ("only sorted", "-sorted")):
+        ways = [f"{way}{suffix}" for way in ("uniform", "search", "static")]
+        rows = []
+        for i, point in enumerate(numbers.points(ways[-1])):
+            losses, latencies = ([numbers.point(way, i, q) for way in ways] for q in ("loss", "latency"))
+            row = [f"{loss} at {latency.mean:.3f}" for loss, latency in zip(losses, latencies, strict=True)]
+            row += [difference(losses[-1], numbers.loss_at(way, latencies[-1])) for way in ways[:-1]]
+            rows.append([f"{point['target']:.3f}", *row])
+        header = ["target", "uniform", "search", "static router", "router − uniform", "router − search"]
+        parts.append(f"### (d) {title}\n\n" + markdown(header, rows))
+    return "\n".join(parts)
+
+
+def dynamic_and_static(numbers: Numbers) -> str:
+    """Claim (e)."""
+    rows = []
+    for i, point in enumerate(numbers.points("dynamic")):
+        loss, latency, exported = (numbers.point("dynamic", i, q) for q in ("loss", "latency", "exported_latency"))
+        row = [f"{point['target']:.3f}", f"{loss} at {latency.mean:.3f}"]
+        row += [difference(loss, numbers.loss_at(way, latency)) for way in ("static", "search")]
+        rows.append([*row, f"{exported.mean:.3f}", difference(loss, numbers.loss_at("static", exported))])
+    header = ["target", "dynamic router", "− static router", "− search", "latency of the exported graph"]
+    return "### (e)\n\n" + markdown([*header, "− static router at that"], rows)
+
+
+def difference(loss: Spread, other: Spread | None) -> str:
+    return "–" if other is None else (loss - other).signed()
+
+
+def _losses(numbers: Numbers, names: Sequence[str]) -> str:
+    """Tokens, operations and losses of runs; a network trained from scratch is shown under the width it has."""
+    rows = []
+    for name in names:
+        losses = {budget: numbers.loss(name, budget) for budget in BUDGETS}
+        if name.startswith("scratch-"):
+            losses = {name.split("-")[1]: losses["full"]}
+        shares = [f"{100 * numbers.share(name, quantity):.1f} %" for quantity in ("tokens", "operations")]
+        rows.append([LABELS[name.split("-")[0]], *shares, *(cell(losses.get(budget)) for budget in BUDGETS)])
+    return markdown(["run", "tokens", "operations", *BUDGETS], rows)
+
+
+TABLES = {
+    "a": sorting,
+    "b": from_scratch,
+    "c": one_or_many,
+    "d": router_and_search,
+    "e": dynamic_and_static,
+    "f": full_model,
+}
+PLOTS = {
+    "a": [("claims-sorting.png", plots.sorting)],
+    "b": [("claims-quality.png", plots.quality)],
+    "d": [("claims-routers.png", plots.routers), ("claims-widths.png", plots.widths)],
+}

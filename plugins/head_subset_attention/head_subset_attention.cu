@@ -3,6 +3,7 @@
  *
  * The C ABI: picks the kernels and launches them. Compiled by nvcc for the GPU and, as C++, for the host tests.
  */
+#include "../common/abi.h"
 #include "kernels.cuh"
 #include "plan.h"
 
@@ -66,35 +67,16 @@ bool launchAll(Parameters const& p, Plan const& plan, Partials const& partials, 
     }
 }
 
-//! Checks the sizes and makes the plan; `reason` is set unless it succeeds.
 FlextronStatus prepare(Parameters const* parameters, Plan& plan, char const*& reason)
 {
-    if (parameters == nullptr)
-    {
-        reason = "parameters: null";
-        return FLEXTRON_INVALID_ARGUMENT;
-    }
-    FlextronStatus status = FLEXTRON_SUCCESS;
-    reason = checkSizes(*parameters, status);
-    if (reason != nullptr)
-    {
-        return status;
-    }
-    int const multiprocessors = parameters->multiprocessors > 0 ? parameters->multiprocessors : multiprocessorCount();
-    if (multiprocessors == 0)
-    {
-        reason = "there is no CUDA device";
-        return FLEXTRON_CUDA_ERROR;
-    }
-    plan = makePlan(*parameters, multiprocessors);
-    return FLEXTRON_SUCCESS;
+    return flextron::prepare(parameters, checkSizes, makePlan, plan, reason);
 }
 
 FlextronStatus run(
     Parameters const* parameters, void* workspace, std::size_t workspaceBytes, void* stream, char const*& reason)
 {
     Plan plan{};
-    FlextronStatus const status = prepare(parameters, plan, reason);
+    FlextronStatus status = prepare(parameters, plan, reason);
     if (status != FLEXTRON_SUCCESS)
     {
         return status;
@@ -104,15 +86,10 @@ FlextronStatus run(
     {
         return FLEXTRON_INVALID_ARGUMENT;
     }
-    if (workspaceBytes < plan.mWorkspaceBytes)
+    status = checkWorkspace(workspace, workspaceBytes, plan.mWorkspaceBytes, reason);
+    if (status != FLEXTRON_SUCCESS)
     {
-        reason = "workspace: smaller than flextron_head_subset_attention_workspace says";
-        return FLEXTRON_WORKSPACE_TOO_SMALL;
-    }
-    if (plan.mWorkspaceBytes > 0 && (workspace == nullptr || reinterpret_cast<std::uintptr_t>(workspace) % 16 != 0))
-    {
-        reason = "workspace: null or not aligned to 16 bytes";
-        return FLEXTRON_INVALID_ARGUMENT;
+        return status;
     }
     Parameters p = *parameters;
     if (p.scale == 0.0F)
@@ -142,29 +119,27 @@ extern "C" FlextronStatus flextron_head_subset_attention_workspace(
     FlextronHeadSubsetAttention const* parameters, std::size_t* bytes, char const** reason)
 {
     using namespace flextron::head_subset_attention;
-    Plan plan{};
-    char const* text = bytes == nullptr ? "bytes: null" : nullptr;
-    FlextronStatus const status = text != nullptr ? FLEXTRON_INVALID_ARGUMENT : prepare(parameters, plan, text);
-    if (status == FLEXTRON_SUCCESS)
-    {
-        *bytes = plan.mWorkspaceBytes;
-    }
-    if (reason != nullptr)
-    {
-        *reason = text;
-    }
-    return status;
+    return flextron::reporting(reason,
+        [&](char const*& text)
+        {
+            if (bytes == nullptr)
+            {
+                text = "bytes: null";
+                return FLEXTRON_INVALID_ARGUMENT;
+            }
+            Plan plan{};
+            FlextronStatus const status = prepare(parameters, plan, text);
+            if (status == FLEXTRON_SUCCESS)
+            {
+                *bytes = plan.mWorkspaceBytes;
+            }
+            return status;
+        });
 }
 
 extern "C" FlextronStatus flextron_head_subset_attention_run(FlextronHeadSubsetAttention const* parameters,
     void* workspace, std::size_t workspaceBytes, void* stream, char const** reason)
 {
-    char const* text = nullptr;
-    FlextronStatus const status =
-        flextron::head_subset_attention::run(parameters, workspace, workspaceBytes, stream, text);
-    if (reason != nullptr)
-    {
-        *reason = text;
-    }
-    return status;
+    return flextron::reporting(reason, [&](char const*& text)
+        { return flextron::head_subset_attention::run(parameters, workspace, workspaceBytes, stream, text); });
 }

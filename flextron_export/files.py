@@ -118,6 +118,23 @@ def check_new_directory(path: Path, *, marker: str, overwrite: bool = False) -> 
             raise InputError(f"{path} exists.", fix="choose another --out, or pass --overwrite")
 
 
+def check_writable(path: Path, *, directory: bool = False) -> None:
+    """Raise InputError if a file, or a directory of files, could not be written here: to be known before long work."""
+    place = _existing(path)
+    inside = place != path or directory
+    reason = (
+        errno.ENOTDIR
+        if inside and not place.is_dir()
+        else errno.EISDIR
+        if not inside and place.is_dir()
+        else errno.EACCES
+        if not os.access(place, os.W_OK)
+        else None
+    )
+    if reason is not None:
+        raise _unwritable(path, OSError(reason, os.strerror(reason), str(place)))
+
+
 def _swap(new: Path, path: Path, overwrite: bool) -> None:
     # A directory cannot be replaced in one step, so the old one is moved aside first; `recover` undoes it after a crash
     # between the two renames. Without `overwrite`, renaming fails if something has appeared there in the meantime.
@@ -214,10 +231,12 @@ def _explain_os_errors(path: Path) -> Iterator[None]:
                 fix="free some space, or write somewhere else",
             ) from error
         if isinstance(error, OSError) and error.errno in _UNUSABLE and _concerns(error, path):
-            raise InputError(
-                f"{path} cannot be written: {error.strerror} ({error.filename}).", fix="write somewhere else"
-            ) from error
+            raise _unwritable(path, error) from error
         raise
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be written: {error.strerror} ({error.filename}).", fix="write somewhere else")
 
 
 def _concerns(error: OSError, path: Path) -> bool:
@@ -225,6 +244,7 @@ def _concerns(error: OSError, path: Path) -> bool:
     if error.filename is None:
         return True
     failed = Path(os.path.realpath(os.fsdecode(error.filename)))
+    path = Path(os.path.realpath(path.parent), path.name)
     if path.is_relative_to(failed):
         return True
     beside = failed.relative_to(path.parent).parts[:1] if failed.is_relative_to(path.parent) else ()

@@ -13,7 +13,7 @@ from .bundle.manifest import Bundle
 from .elastic.router import RouterRecord
 from .elastic.widths import Candidates
 from .errors import InputError, MissingDependencyError
-from .files import write_bytes
+from .files import check_writable, write_bytes
 from .runtime.table import LatencyTable
 
 if TYPE_CHECKING:
@@ -25,12 +25,13 @@ def check_image(path: Path) -> None:
     """Find out before hours of work that an image could not be written.
 
     Raises:
-        InputError: the ending of its name is of no known format.
+        InputError: the ending of its name is of no known format, or its directory cannot be written.
         MissingDependencyError: matplotlib is not installed.
     """
     known = _new_figure(1, 1).canvas.get_supported_filetypes()
     if path.suffix.lower().lstrip(".") not in known:
         raise InputError(f"{path} has an ending of no image format.", fix=f"use one of: {', '.join(sorted(known))}")
+    check_writable(path)
 
 
 def _new_figure(width: float, height: float) -> Any:
@@ -97,6 +98,7 @@ def importance_curves(importance: Importance, path: Path, candidates: Candidates
             for candidate in widths:
                 axes.axvline(candidate, color="0.6", linestyle="--", linewidth=0.8, zorder=0)
             axes.set_xlim(0 if axes is shares else min(1, units * 0.002), units * 1.01)
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.25)
         shares.legend(frameon=False, loc="lower right")
     bar = figure.colorbar(depth, ax=panels, label="layer", fraction=0.03, pad=0.01)

@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 
 from flextron_export.errors import CheckpointError, InputError
-from flextron_export.files import integers, new_directory, read_object, recover, sha256, write_json, write_text
+from flextron_export.files import (
+    check_writable,
+    integers,
+    new_directory,
+    read_object,
+    recover,
+    sha256,
+    write_json,
+    write_text,
+)
 
 MARKER = "marker.json"
 
@@ -289,3 +298,33 @@ def test_everybody_may_read_what_a_library_wrote_for_its_owner_alone(tmp_path: P
     with new_directory(tmp_path / "out", marker=MARKER) as directory:
         (directory / MARKER).touch(mode=0o600)
     assert (tmp_path / "out" / MARKER).stat().st_mode & 0o777 == 0o644
+
+
+def test_a_relative_path_below_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("text")
+    with pytest.raises(InputError, match=r"file/new\.json cannot be written"):
+        write_text(Path("file/new.json"), "{}")
+
+
+@pytest.mark.parametrize(
+    ("path", "directory", "usable"),
+    [
+        ("new", False, True),
+        ("a/b/new", False, True),
+        ("file", False, True),
+        ("file", True, False),
+        ("file/new", False, False),
+        ("file/new", True, False),
+        (".", False, False),
+        (".", True, True),
+    ],
+)
+def test_what_cannot_be_written_is_known_before(tmp_path: Path, path: str, directory: bool, usable: bool) -> None:
+    (tmp_path / "file").write_text("text")
+    if usable:
+        check_writable(tmp_path / path, directory=directory)
+    else:
+        with pytest.raises(InputError, match="cannot be written"):
+            check_writable(tmp_path / path, directory=directory)
+    assert names(tmp_path) == ["file"]

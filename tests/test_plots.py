@@ -57,3 +57,6 @@ def test_a_name_that_is_no_image_is_refused_before_any_work(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"report\.doc has an ending of no image format") as error:
         check_image(tmp_path / "report.doc")
     assert "png" in str(error.value)
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(InputError, match="cannot be written"):
+        check_image(tmp_path / "file" / "report.png")

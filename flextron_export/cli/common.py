@@ -83,11 +83,12 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]
 
     # Without a terminal the width would be cut to 80 and cells folded, which spoils logs.
     console = Console() if sys.stdout.isatty() else Console(width=160, color_system=None)
-    table = Table(title=title, title_justify="left", box=SIMPLE)
+    table = Table(box=SIMPLE)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*("–" if cell is None else str(cell) for cell in row))
+    console.print(title, highlight=False, markup=False, soft_wrap=True)  # a table's own title folds at its width
     console.print(table, highlight=False, markup=False)
 
 

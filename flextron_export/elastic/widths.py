@@ -62,6 +62,11 @@ def full_budget(architecture: Architecture) -> Budget:
     return Budget("full", (width,) * architecture.num_layers)
 
 
+def ascending(widths: Sequence[int]) -> bool:
+    """Whether there are widths, all positive, each greater than the one before."""
+    return bool(widths) and list(widths) == sorted(set(widths)) and widths[0] >= 1
+
+
 @dataclass(frozen=True)
 class Candidates:
     """The widths a layer may take, ascending; the last is the full width."""
@@ -99,7 +104,7 @@ class Candidates:
             ("groups", self.groups, architecture.num_kv_heads),
             ("neurons", self.neurons, architecture.intermediate_size),
         ):
-            if not values or list(values) != sorted(set(values)) or values[0] < 1:
+            if not ascending(values):
                 found.append(f"candidate {name} {list(values)} are not positive and ascending")
             elif values[-1] != full:
                 found.append(f"the last candidate of {name} is {values[-1]}, but the full width is {full}")

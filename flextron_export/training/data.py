@@ -14,6 +14,8 @@ from ..files import write_json
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from ..elastic.architecture import Architecture
+
 
 END = "<|endoftext|>"
 """Token after every document, in the tokenizers this package makes."""
@@ -87,6 +89,15 @@ def check_length(tokens: int, length: int) -> None:
             f"The text is too short: it has {tokens} tokens, one sequence needs {length}.",
             cause="too little text is left after some was held out for validation",
             fix="pass more text, or a shorter --length",
+        )
+
+
+def check_positions(length: int, architecture: Architecture) -> None:
+    """Raise InputError if a sequence is longer than what the model was made for."""
+    if length > architecture.max_positions:
+        raise InputError(
+            f"A sequence of {length} tokens is too long: the model has {architecture.max_positions} positions.",
+            fix=f"pass --length {architecture.max_positions} or less",
         )
 
 

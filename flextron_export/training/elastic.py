@@ -29,7 +29,7 @@ from .distribution import (
     sharded,
     share,
 )
-from .environment import autocast, thread_count, training_attention
+from .environment import autocast, enough_memory, thread_count, training_attention
 from .metrics import tensorboard
 from .optimizer import Optimizer, cosine
 from .progress import training_progress
@@ -46,6 +46,7 @@ SNAPSHOT_EVERY = 20
 """Steps between copies of the weights, which are what is left if the loss stops being a number."""
 
 
+@enough_memory("training", "pass a smaller --batch or --length, a larger --accumulate, or --recompute")
 def train(
     model: Any,
     architecture: Architecture,
@@ -79,7 +80,8 @@ def train(
         The mean loss over the sub-networks of every step, in nats per token; of steps before an interruption too.
 
     Raises:
-        InputError: bad settings, a text shorter than a sequence, a state of another run, or a full disk.
+        InputError: bad settings, a text shorter than a sequence, a state of another run or a damaged one, a full disk,
+            or too little memory.
         FlextronError: the loss is no longer a finite number; the model then has its last good weights.
     """
     import torch

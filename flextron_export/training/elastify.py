@@ -18,9 +18,9 @@ from ..elastic.permutation import permute_
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates, check_budgets
 from ..errors import FlextronError, InputError
-from ..files import MALFORMED, check_new_directory, new_directory
+from ..files import MALFORMED, check_new_directory, check_writable, new_directory
 from ..plots import check_image, importance_curves
-from .data import load_tokenizer, spread
+from .data import check_positions, load_tokenizer, spread
 from .distribution import check_accelerator, launched, make_accelerator, sharded
 from .elastic import train
 from .environment import default_device, quiet_transformers, require_training, thread_count, usable_device
@@ -152,12 +152,15 @@ def elastify(
         recompute=recompute,
     )
     settings.validate()
+    check_positions(length, architecture)
     sampler = make_sampler(sampling, architecture, candidates, _read_budgets(around) if around is not None else None)
     measure_behind(importance)
     if importance_sequences < 1:
         raise InputError(f"Importance cannot be measured on {importance_sequences} sequences.", fix="use 1 or more")
     if report is not None:
         check_image(Path(report))
+    if tensorboard is not None:
+        check_writable(Path(tensorboard), directory=True)
     if dtype not in DTYPES:
         raise InputError(f"The dtype {dtype!r} is not known.", fix=f"use one of: {', '.join(DTYPES)}")
     if dtype == "auto":

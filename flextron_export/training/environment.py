@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, MissingDependencyError
+from .settings import MOST_THREADS
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +40,15 @@ def default_device() -> str:
 
 @contextmanager
 def thread_count(threads: int | None) -> Iterator[None]:
-    """Within the block torch computes with that many threads; None changes nothing."""
+    """Within the block torch computes with that many threads; None changes nothing.
+
+    Raises:
+        InputError: there are fewer than one, or more than torch can start.
+    """
     import torch
+
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"{threads} threads cannot be used.", fix=f"use 1 to {MOST_THREADS}")
 
     before = torch.get_num_threads()
     if threads is not None:
@@ -63,6 +71,23 @@ def usable_device(name: str) -> str:
             f"The device {name!r} cannot be used here: {reason}", fix="leave it out, or use cpu"
         ) from error
     return name
+
+
+@contextmanager
+def enough_memory(doing: str, fix: str) -> Iterator[None]:
+    """Within the block, or in the function that it decorates, running out of memory is an InputError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        import torch
+
+        # torch has no class of its own for the memory of the CPU.
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"There is not enough memory for {doing}: {str(error).splitlines()[0] if str(error) else 'out of memory'}",
+            fix=fix,
+        ) from error
 
 
 def autocast(device: torch.device, precision: str) -> Any:

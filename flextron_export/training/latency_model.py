@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..elastic.widths import Budget, Candidates
+from ..elastic.widths import Budget, Candidates, ascending
 from ..errors import InputError, problems
 from ..files import MALFORMED, integers, read_object, write_json
 
@@ -115,8 +115,12 @@ class LatencyModel:
                 found.append(f"{kind} is {list(entries)}, no list of milliseconds")
             elif list(entries) != sorted(entries):
                 found.append(f"{kind} is {list(entries)}: a wider layer must not be faster")
-            if self.candidates is not None and len(getattr(self.candidates, kind)) != len(entries):
-                found.append(f"{kind} has {len(entries)} entries for {len(getattr(self.candidates, kind))} candidates")
+            if self.candidates is not None:
+                widths: Sequence[int] = getattr(self.candidates, kind)
+                if not ascending(widths):
+                    found.append(f"its candidate {kind} {list(widths)} are not positive and ascending")
+                if len(widths) != len(entries):
+                    found.append(f"{kind} has {len(entries)} entries for {len(widths)} candidates")
         if self.layers is not None and (type(self.layers) is not int or self.layers < 1):
             found.append(f"layers is {self.layers!r}, at least 1 is needed")
         problems(InputError, "this latency model cannot be used", found)

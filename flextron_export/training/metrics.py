@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import MissingDependencyError
+from ..files import check_writable
 
 
 class Metrics(Protocol):
@@ -24,6 +25,7 @@ def tensorboard(directory: str | Path | None, start: int = 0) -> Iterator[Metric
         start: steps done before: what an interrupted run wrote beyond them is not shown.
 
     Raises:
+        InputError: the directory cannot be written.
         MissingDependencyError: tensorboard is not installed.
     """
     if directory is None:
@@ -35,6 +37,7 @@ def tensorboard(directory: str | Path | None, start: int = 0) -> Iterator[Metric
         raise MissingDependencyError(
             f"TensorBoard files cannot be written: {error}.", fix="pip install 'flextron-export[train]'"
         ) from error
+    check_writable(Path(directory), directory=True)
     with SummaryWriter(str(directory), purge_step=start + 1 if start else None) as writer:
 
         def write(step: int, values: Mapping[str, float], /) -> None:

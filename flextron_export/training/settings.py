@@ -9,6 +9,10 @@ from .optimizer import OPTIMIZERS
 
 LOSSES = ("distill", "ce", "mix")
 PRECISIONS = ("auto", "bf16", "fp32")
+MOST_THREADS = 1024
+"""More than that and torch's thread pool ends the process."""
+LARGEST_SEED = 2**31 - 1
+"""A step's own seed is made of it, and has to fit into 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,10 @@ class TrainingSettings:
         for name, values in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
             if getattr(self, name) not in values:
                 found.append(f"{name} is {getattr(self, name)!r}, it must be one of {', '.join(values)}")
-        if self.threads is not None and self.threads < 1:
-            found.append(f"threads is {self.threads}, at least 1 is needed")
+        if self.seed > LARGEST_SEED:
+            found.append(f"seed is {self.seed}, at most {LARGEST_SEED} is possible")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            found.append(f"threads is {self.threads}, it must be between 1 and {MOST_THREADS}")
         problems(InputError, "these training settings cannot be used", found)
 
     @property

@@ -67,11 +67,22 @@ def read_parts(sources: Sequence[str | Path], field: str = "text") -> Iterator[P
 
 def is_streamed(source: str | Path) -> bool:
     """Whether a source comes over the network, perhaps without end in sight."""
-    return str(source).startswith(DATASET) and not Path(_dataset_name(str(source))[0]).exists()
+    return is_dataset(source) and not Path(_dataset_name(str(source))[0]).exists()
+
+
+def is_dataset(source: str | Path) -> bool:
+    """Whether a source is a data set, in a directory or by its name."""
+    return str(source).startswith(DATASET)
+
+
+def local_files(source: str | Path) -> list[Path]:
+    """The files of a source that lie on this machine, in a fixed order; none of one that is streamed."""
+    path = Path(_dataset_name(str(source))[0] if is_dataset(source) else source)
+    return sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
 
 
 def _read(source: str, field: str) -> Iterator[Part]:
-    if source.startswith(DATASET):
+    if is_dataset(source):
         return _rows(source, field)
     path = Path(source)
     if ".jsonl" in path.suffixes[-2:] and path.suffix in (".jsonl", *_OPEN):
@@ -199,16 +210,26 @@ def _rows(source: str, field: str) -> Iterator[Part]:
         else:
             data = datasets.load_dataset(name, configuration, split=split, streaming=True)
     except (OSError, *MALFORMED) as error:
-        raise InputError(
-            f"{source} cannot be opened: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            cause="the data set, its split or its configuration does not exist, or the network cannot be reached",
-            fix=f"write {DATASET}DIRECTORY_OR_NAME[:SPLIT[:CONFIGURATION]]",
-        ) from error
-    number = 0
-    for rows in data.iter(batch_size=64):
+        raise _unreadable(source, error) from error
+    number, blocks = 0, data.iter(batch_size=64)
+    while True:
+        try:
+            rows = next(blocks, None)
+        except Exception as error:  # whatever the reader of the format, or the network, has to say
+            raise _unreadable(source, error) from error
+        if rows is None:
+            return
         for row in (dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)):
             number += 1
             yield from _document(_text_of(row, field, f"{source}, row {number}"))
+
+
+def _unreadable(source: str, error: Exception) -> InputError:
+    return InputError(
+        f"{source} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+        cause="the data set, its split or its configuration does not exist, or the network cannot be reached",
+        fix=f"write {DATASET}DIRECTORY_OR_NAME[:SPLIT[:CONFIGURATION]]",
+    )
 
 
 @contextmanager

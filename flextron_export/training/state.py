@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from ..errors import InputError, problems
-from ..files import new_directory, read_object, write_json
+from ..files import MALFORMED, new_directory, read_object, write_json
 from .settings import TrainingSettings
 
 MARKER = "state.json"
@@ -95,21 +96,33 @@ class States:
         return record
 
     def restore(self, settings: TrainingSettings, accelerator: Any, model: Any, optimizers: Sequence[Any]) -> Position:
-        """Load the newest state into model and optimisers, if the run is to go on from one; return how far it was."""
+        """Load the newest state into model and optimisers, if the run is to go on from one; return how far it was.
+
+        Raises:
+            InputError: it belongs to a run with other settings, or is damaged.
+        """
         from torch.distributed import checkpoint
         from torch.distributed.checkpoint.state_dict import set_state_dict
 
         if (record := self.check(settings)) is None:
             return Position()
-        weights, moments = _tensors(model, optimizers)
+        path, (weights, moments) = self.all()[-1], _tensors(model, optimizers)
+        try:
+            position = Position(record["step"], record["losses"], record["random"])
+            with warnings.catch_warnings(action="ignore"):
+                checkpoint.load(
+                    {"model": weights, "optimizer": moments},
+                    checkpoint_id=str(path),
+                    no_dist=accelerator.num_processes == 1,
+                )
+        except (OSError, EOFError, RuntimeError, UnpicklingError, *MALFORMED, checkpoint.CheckpointException) as error:
+            raise InputError(
+                f"The state {path} is damaged: {type(_reason(error)).__name__} {_reason(error)}.",
+                fix=f"remove {path}",
+            ) from error
         with warnings.catch_warnings(action="ignore"):
-            checkpoint.load(
-                {"model": weights, "optimizer": moments},
-                checkpoint_id=str(self.all()[-1]),
-                no_dist=accelerator.num_processes == 1,
-            )
             set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=moments)
-        return Position(record["step"], record["losses"], record["random"])
+        return position
 
     def save(
         self,
@@ -162,12 +175,18 @@ def remove(states: Iterable[Path]) -> None:
 
 def _unwritten(path: Path, error: Any) -> InputError:
     # What the system said is lost on the way through torch's writer, so the disk itself is asked.
-    reason = next(iter(error.failures.values()))[0]
+    reason = _reason(error)
     return InputError(
         f"The state {path} was not written: {type(reason).__name__} {reason}; the state before it is unchanged.",
         cause=f"the disk is full: {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free",
         fix="free some space and go on with --resume, or pass another directory to --work",
     )
+
+
+def _reason(error: Any) -> BaseException:
+    """What a process said, of an error of torch.distributed.checkpoint; else the error itself."""
+    reason: BaseException = next(iter(getattr(error, "failures", {}).values()), (error,))[0]
+    return reason
 
 
 def _tensors(model: Any, optimizers: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:

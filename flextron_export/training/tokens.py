@@ -22,7 +22,7 @@ from ..files import new_directory, read_object, sha256, write_json
 from .corpus import pieces, split_order
 from .data import check_length, check_vocabulary
 from .progress import LONGEST_SILENCE
-from .sources import LONGEST, Part, is_streamed, read_parts
+from .sources import LONGEST, Part, is_dataset, is_streamed, local_files, read_parts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -67,7 +67,8 @@ def tokenise(
     both sides; the order of each side is random and the same for the same seed.
 
     Args:
-        sources: see `sources.read_parts`; a file is taken to be the same if its size and time of change are.
+        sources: see `sources.read_parts`; a file, also of a data set's directory, is taken to
+            be the same if its size and time of change are.
         directory: where to write; made, or replaced if this function wrote it.
         length: tokens per sequence; what does not fill the last one of a side is not used.
         vocab_size: number of rows of the model's embedding.
@@ -90,7 +91,7 @@ def tokenise(
         "limit": limit,
     }
     marker = directory / MARKER
-    if not (marker.is_file() and read_object(marker, InputError, f"remove {directory}").get("made_from") == made_from):
+    if not _written(directory, made_from):
         dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
         with new_directory(directory, marker=MARKER, overwrite=True) as new:
             writer = _Writer(new / "documents", tokenizer, dtype, vocab_size, end, progress)
@@ -122,6 +123,18 @@ def tokenise(
         for name in ("train", "validation")
     )
     return Tokens(train, validation, record["sha256"])
+
+
+def _written(directory: Path, made_from: dict[str, Any]) -> bool:
+    """Whether the directory holds the tokens of this text, whole."""
+    if not (directory / MARKER).is_file():
+        return False
+    record = read_object(directory / MARKER, InputError, f"remove {directory}")
+    return record.get("made_from") == made_from and all(
+        (directory / name).is_file()
+        and (directory / name).stat().st_size >= record[name] * np.dtype(record["dtype"]).itemsize
+        for name in ("train", "validation")
+    )
 
 
 class _Writer:
@@ -225,8 +238,8 @@ def _single(sources: Sequence[str | Path], field: str) -> Iterator[Part]:
 
 
 def _identity(source: str | Path) -> Any:
-    path = Path(source)
-    if not path.is_file():
-        return str(source)
-    status = path.stat()
-    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+    found = []
+    for path in local_files(source):
+        status = path.stat()
+        found.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
+    return [str(source), found] if is_dataset(source) else found

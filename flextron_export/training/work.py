@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from ..errors import InputError
 from .distribution import is_main_process
 
 LOCK = "lock"
+log = logging.getLogger(__name__)
 
 
 def default_work(out: str | Path) -> Path:
@@ -55,8 +57,11 @@ def work_directory(path: Path, *, keep: bool) -> Iterator[Path]:
                 ) from None
         try:
             yield path
-        except BaseException:
-            if not keep and not any(path.glob("step-*")):
+        except BaseException as error:
+            states = sorted(path.glob("step-*"))
+            if states and isinstance(error, KeyboardInterrupt):
+                log.warning("stopped; with --resume it goes on from %s", states[-1])
+            if not states and not keep:
                 shutil.rmtree(path, ignore_errors=True)
             raise
         if not keep:

@@ -302,3 +302,11 @@ def test_a_prompt_file_that_is_not_text_is_refused(call, pristine, tmp_path):
     result = call("run", pristine, "--prompt-file", path, "--threads", 1)
     assert result.exit_code == errors.InputError.exit_code
     assert "not UTF-8" in result.stderr
+
+
+def test_the_title_of_a_narrow_table_stays_on_one_line(capsys):
+    from flextron_export.cli.common import print_table
+
+    title = "a/long/path to a checkpoint: parameters without embeddings, validation loss"
+    print_table(title, ["a", "b"], [["x", 1]])
+    assert capsys.readouterr().out.splitlines()[0] == title

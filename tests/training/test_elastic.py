@@ -14,6 +14,7 @@ from flextron_export.elastic.architecture import Architecture, read_config
 from flextron_export.elastic.widths import Candidates, LayerWidth, full_budget
 from flextron_export.errors import FlextronError, InputError
 from flextron_export.training.elastic import TrainingSettings, full_only, full_smallest_random, train
+from flextron_export.training.environment import enough_memory
 from flextron_export.training.evaluate import validation_loss
 
 TEXT = np.tile(np.random.default_rng(0).integers(0, 260, 50), 40).reshape(-1, 50)  # easy to learn: 50 tokens, repeated
@@ -178,6 +179,28 @@ def test_every_bad_setting_is_named_at_once() -> None:
         bad.validate()
     for name in ("tokens", "batch", "length", "learning_rate", "loss", "optimizer", "threads", "warmup"):
         assert f"{name} is" in str(error.value)
+    with pytest.raises(InputError, match=r"seed is (.|\n)*threads is 1000000"):
+        replace(SETTINGS, seed=1 << 40, threads=1_000_000).validate()
+
+
+def test_too_little_memory_is_an_error_that_names_what_saves_some(model: Any, architecture: Architecture) -> None:
+    import torch
+
+    with pytest.raises(InputError, match=r"not enough memory for training(.|\n)*--accumulate"):
+        train(model, architecture, TEXT, replace(SETTINGS, batch=10**15), full_only(architecture), progress=False)
+    with pytest.raises(InputError, match=r"not enough memory for this(.|\n)*less"), enough_memory("this", "use less"):
+        torch.empty(1 << 50)
+    with pytest.raises(RuntimeError, match="shape"), enough_memory("this", "use less"):
+        torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+
+def test_a_directory_for_tensorboard_that_cannot_be_made_is_refused(
+    model: Any, architecture: Architecture, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("text")
+    for place in (tmp_path / "file", tmp_path / "file" / "events"):
+        with pytest.raises(InputError, match="cannot be written"):
+            train(model, architecture, TEXT, SETTINGS, full_only(architecture), metrics=place, progress=False)
 
 
 def test_distillation_without_a_teacher_is_refused(model: Any, architecture: Architecture) -> None:

@@ -28,6 +28,7 @@ from flextron_export.training.environment import thread_count
 from flextron_export.training.evaluate import validation_loss
 from flextron_export.training.importance import measure_importance
 from flextron_export.training.tiny import tiny_model
+from flextron_export.training.work import work_directory
 
 QUICK: dict[str, Any] = {"tokens": 0, "length": 32, "progress": False, "threads": 1}
 
@@ -280,3 +281,26 @@ def test_an_existing_directory_is_replaced_only_when_asked(
     assert not (out / "stale").exists()
     with pytest.raises(InputError, match="not written by this tool"):
         elastify(tiny_model_dir, [tiny_text], tiny_model_dir, overwrite=True, **QUICK)
+
+
+def test_what_could_not_be_used_later_is_refused_at_once(tiny_model_dir: Path, tiny_text: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    for options, message in (
+        ({"length": 257}, "257 tokens is too long: the model has 256 positions"),
+        ({"tensorboard": tmp_path / "file" / "events"}, "events cannot be written"),
+        ({"report": tmp_path / "file" / "report.png"}, "report.png cannot be written"),
+    ):
+        with pytest.raises(InputError, match=message):
+            elastify(tiny_model_dir, [tiny_text], tmp_path / "out", **{**QUICK, **options})
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_stopping_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    work = tmp_path / "out.work"
+    with pytest.raises(KeyboardInterrupt), work_directory(work, keep=False):
+        raise KeyboardInterrupt
+    assert not work.exists() and not caplog.messages
+    with pytest.raises(KeyboardInterrupt), work_directory(work, keep=False):
+        (work / "step-000000004").mkdir()
+        raise KeyboardInterrupt
+    assert caplog.messages == [f"stopped; with --resume it goes on from {work / 'step-000000004'}"]

@@ -62,6 +62,7 @@ def test_every_bad_field_is_named_at_once() -> None:
         ({"groups": [1, "2"]}, "no list of milliseconds"),
         ({"groups": 3}, "no latency model"),
         ({"neurons": [1.0]}, "1 entries for 3 candidates"),
+        ({"candidates": {"groups": [0, 0], "neurons": [32, 64, 128]}}, "not positive and ascending"),
     ],
 )
 def test_a_damaged_file_is_refused_with_what_is_wrong(tmp_path: Path, change: dict, message: str) -> None:

@@ -138,8 +138,13 @@ class TestDataSets:
             read_text([f"dataset:{saved}/plain"], "body")
         with pytest.raises(InputError, match=r"has no split 'x'(.|\n)*train, test"):
             read_text([f"dataset:{saved}/splits:x"])
-        with pytest.raises(InputError, match=r"dataset:.*/absent cannot be opened"):
+        with pytest.raises(InputError, match=r"dataset:.*/absent cannot be read"):
             read_text([f"dataset:{saved}/absent"])
+
+    def test_a_damaged_one_is_named(self, saved: Path) -> None:
+        (saved / "files" / "data.jsonl").write_bytes(jsonl(ROWS) + b'{"text": [{]')
+        with pytest.raises(InputError, match=r"dataset:.*/files cannot be read"):
+            read_text([f"dataset:{saved}/files"])
 
     def test_only_names_are_streamed(self, saved: Path) -> None:
         assert is_streamed("dataset:somebody/something:train:en")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -127,6 +128,26 @@ def test_a_damaged_record_is_named(original: Any, architecture: Architecture, tm
     (states.all()[-1] / "state.json").write_text("{")
     with pytest.raises(InputError, match=r"state\.json is damaged"):
         states.check(SETTINGS)
+
+
+@pytest.mark.parametrize("damage", ["weights cut short", "weights missing", "record without a step"])
+def test_a_damaged_state_is_named(original: Any, architecture: Architecture, tmp_path: Path, damage: str) -> None:
+    with pytest.raises(Stopped):
+        run(copy.deepcopy(original), architecture, States(tmp_path, every=2), stop=3)
+    states = States(tmp_path, every=2, resume=True)
+    (state,) = states.all()
+    if damage == "record without a step":
+        record = json.loads((state / "state.json").read_text())
+        del record["step"]
+        (state / "state.json").write_text(json.dumps(record))
+    else:
+        for weights in state.glob("*.distcp"):
+            if damage == "weights missing":
+                weights.unlink()
+            else:
+                os.truncate(weights, 100)
+    with pytest.raises(InputError, match=rf"{state} is damaged(.|\n)*remove {state}"):
+        run(copy.deepcopy(original), architecture, states)
 
 
 def test_a_negative_interval_is_refused(tmp_path: Path) -> None:

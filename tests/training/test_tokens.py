@@ -95,8 +95,20 @@ def test_tokens_are_made_once(tmp_path: Path) -> None:
     assert stream(text, tmp_path).sha256 == first.sha256
     assert (tmp_path / "tokens" / "train").stat().st_mtime_ns == made
     assert stream(text, tmp_path, seed=5).sha256 != first.sha256
+    os.truncate(tmp_path / "tokens" / "train", 4)
+    assert stream(text, tmp_path).sha256 == first.sha256, "damaged tokens are made again"
     text.write_text("one document\n\nand another")
     assert stream(text, tmp_path).sha256 != first.sha256
+
+
+def test_a_data_set_that_changed_is_read_again(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    source = f"dataset:{tmp_path / 'data'}"
+    hashes = []
+    for word in ("old", "new"):
+        datasets.Dataset.from_dict({"text": [f"{word} {i}" for i in range(30)]}).save_to_disk(tmp_path / "data")
+        hashes.append(tokenise([source], byte_tokenizer(), tmp_path / "tokens", **OPTIONS).sha256)
+    assert hashes[0] != hashes[1]
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:

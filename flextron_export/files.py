@@ -135,6 +135,16 @@ def check_writable(path: Path, *, directory: bool = False) -> None:
         raise _unwritable(path, OSError(reason, os.strerror(reason), str(place)))
 
 
+def check_space(path: Path, size: int) -> None:
+    """Raise InputError if that many bytes cannot be written here: to be known before long work."""
+    free = shutil.disk_usage(_existing(path)).free
+    if free < size:
+        raise InputError(
+            f"The disk is too full for {path}: {size / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free.",
+            fix="free some space, or write somewhere else",
+        )
+
+
 def _swap(new: Path, path: Path, overwrite: bool) -> None:
     # A directory cannot be replaced in one step, so the old one is moved aside first; `recover` undoes it after a crash
     # between the two renames. Without `overwrite`, renaming fails if something has appeared there in the meantime.

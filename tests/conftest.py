@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +37,21 @@ def tiny_checkpoint(tiny_model_dir: Path, tiny_text: Path, tmp_path_factory: pyt
 
     out = tmp_path_factory.mktemp("tiny") / "elastic"
     return elastify(tiny_model_dir, [tiny_text], out, tokens=0, length=32, progress=False).path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes, or resizes, a real file system of so many kilobytes, where this user may."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(kilobytes: int) -> Path:
+        options = f"{'remount,' if os.path.ismount(place) else ''}size={kilobytes}k"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        if os.getuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            pytest.skip("mounting a small disk needs root")
+        return place
+
+    yield mount
+    if os.path.ismount(place):
+        subprocess.run(["umount", str(place)], check=True)

@@ -12,7 +12,7 @@ from ..elastic.checkpoint import ElasticCheckpoint
 from ..elastic.model import load_model, narrowed
 from ..elastic.modules import backbone
 from ..elastic.widths import Budget
-from ..errors import InputError
+from ..targets.cores import check_threads
 from ..training.environment import default_device, quiet_transformers, require_training, thread_count, usable_device
 from .subject import LOGITS_PER_CALL, Continuation
 
@@ -30,8 +30,7 @@ class TorchSubject:
 
     def __init__(self, checkpoint: ElasticCheckpoint, device: str | None = None, threads: int | None = None) -> None:
         require_training()
-        if threads is not None and threads < 1:
-            raise InputError(f"{threads} threads cannot run anything.", fix="use --threads 1 or more, or leave it out")
+        check_threads(threads)
         self.checkpoint = checkpoint
         self.path, self.architecture, self.budgets = checkpoint.path, checkpoint.architecture, checkpoint.budgets
         self.max_length = checkpoint.architecture.max_positions

@@ -9,6 +9,7 @@ from typing import Any
 from ..bundle.manifest import Bundle
 from ..errors import InputError
 from ..targets import get_target, settle
+from ..targets.cores import check_threads
 from ..targets.session import Session
 from .device import fingerprint
 from .serial import SerialSession
@@ -61,12 +62,11 @@ def open_bundle(
     """Open a bundle and `settle` layout and precision.
 
     Raises:
-        InputError: there is no such target, it has no such mode, or the number of threads is not positive.
+        InputError: there is no such target, it has no such mode, or the number of threads cannot be.
         BundleError: the bundle is damaged, or does not hold what was asked for.
         TargetError: the target refuses the layout or precision.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"{threads} threads cannot run anything.", fix="use --threads 1 or more, or leave it out")
+    check_threads(threads)
     if low_memory and not get_target(target).LOW_MEMORY:
         raise InputError(f"Target {target} has no low-memory mode.", fix="leave it out")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, hashes=hashes)

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..elastic.permutation import permute_
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates, check_budgets
 from ..errors import FlextronError, InputError
-from ..files import MALFORMED, check_new_directory, check_writable, new_directory
+from ..files import MALFORMED, check_new_directory, check_space, check_writable, new_directory
 from ..plots import check_image, importance_curves
 from .data import check_positions, load_tokenizer, spread
 from .distribution import check_accelerator, launched, make_accelerator, sharded
@@ -101,7 +102,8 @@ def elastify(
         recompute: gradient checkpointing, to save memory.
         sampling: which sub-networks train together: `sandwich`, `uniform`, `random` or `router`; see `sampling`.
         around: budgets that `router` stays near: a list, a JSON file of one, or an elastic checkpoint.
-        candidates: widths a layer may take; default a quarter, a half, three quarters and all of both widths.
+        candidates: widths a layer may take; default a quarter, a half, three quarters and all of both widths, but no
+            fewer than four query heads.
         budgets: the named budgets of the checkpoint, or a JSON file with a list of them (`{"name": ..., "layers":
             [[groups, neurons], ...]}`); default one per candidate, the same in every layer.
         importance: what groups and neurons are sorted by; see `MEASURES` and `CONTROLS` of `training.importance`.
@@ -123,7 +125,8 @@ def elastify(
     Raises:
         CheckpointError: `model_dir` is no model directory, or has no safetensors, or damaged ones.
         UnsupportedModelError: the architecture is not supported.
-        InputError: the text, a setting, or a budget cannot be used, or `out` exists or cannot be written.
+        InputError: the text, a setting, or a budget cannot be used, or `out` exists, cannot be written, or
+            does not fit on the disk.
         MissingDependencyError: torch or transformers, or for a report matplotlib, is not installed.
         FlextronError: sorting changed the function, or training diverged.
     """
@@ -178,6 +181,7 @@ def elastify(
         raise InputError("The device of each of several processes is the launcher's choice.", fix="leave out --device")
     device = str(accelerator.device) if launched() else usable_device(device or default_device())
     check_new_directory(out, marker=MARKER, overwrite=overwrite)
+    check_space(out, sum(prod(s.shape) for s in tensor_specs(architecture)) * getattr(torch, dtype).itemsize)
     place = default_work(out) if work is None else Path(work)
     with (
         work_directory(place, keep=work is not None),

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, MissingDependencyError
-from .settings import MOST_THREADS
+from ..targets.cores import check_threads
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +47,7 @@ def thread_count(threads: int | None) -> Iterator[None]:
     """
     import torch
 
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise InputError(f"{threads} threads cannot be used.", fix=f"use 1 to {MOST_THREADS}")
+    check_threads(threads)
 
     before = torch.get_num_threads()
     if threads is not None:

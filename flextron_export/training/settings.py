@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError, problems
+from ..targets.cores import MOST_THREADS
 from .optimizer import OPTIMIZERS
 
 LOSSES = ("distill", "ce", "mix")
 PRECISIONS = ("auto", "bf16", "fp32")
-MOST_THREADS = 1024
-"""More than that and torch's thread pool ends the process."""
 LARGEST_SEED = 2**31 - 1
 """A step's own seed is made of it, and has to fit into 64 bits."""
 

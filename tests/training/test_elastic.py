@@ -14,7 +14,7 @@ from flextron_export.elastic.architecture import Architecture, read_config
 from flextron_export.elastic.widths import Candidates, LayerWidth, full_budget
 from flextron_export.errors import FlextronError, InputError
 from flextron_export.training.elastic import TrainingSettings, full_only, full_smallest_random, train
-from flextron_export.training.environment import enough_memory
+from flextron_export.training.environment import enough_memory, thread_count
 from flextron_export.training.evaluate import validation_loss
 
 TEXT = np.tile(np.random.default_rng(0).integers(0, 260, 50), 40).reshape(-1, 50)  # easy to learn: 50 tokens, repeated
@@ -181,6 +181,12 @@ def test_every_bad_setting_is_named_at_once() -> None:
         assert f"{name} is" in str(error.value)
     with pytest.raises(InputError, match=r"seed is (.|\n)*threads is 1000000"):
         replace(SETTINGS, seed=1 << 40, threads=1_000_000).validate()
+
+
+@pytest.mark.parametrize("threads", [0, 1_000_000, 10**10])
+def test_threads_that_no_machine_has_are_refused(threads: int) -> None:
+    with pytest.raises(InputError, match="threads cannot run anything"), thread_count(threads):
+        pass
 
 
 def test_too_little_memory_is_an_error_that_names_what_saves_some(model: Any, architecture: Architecture) -> None:

@@ -295,6 +295,15 @@ def test_what_could_not_be_used_later_is_refused_at_once(tiny_model_dir: Path, t
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_refused_at_once(
+    tiny_model_dir: Path, tiny_text: Path, small_disk: Callable[[int], Path]
+) -> None:
+    disk = small_disk(400)
+    with pytest.raises(InputError, match=r"too full for .*out: 0\.5 MB are needed, 0\.4 MB are free"):
+        elastify(tiny_model_dir, [tiny_text], disk / "out", **QUICK)
+    assert not list(disk.iterdir())
+
+
 def test_stopping_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     work = tmp_path / "out.work"
     with pytest.raises(KeyboardInterrupt), work_directory(work, keep=False):

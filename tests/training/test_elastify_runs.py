@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,26 +148,22 @@ def test_settings_that_processes_cannot_share_are_refused_by_each(
 
 @pytest.mark.slow
 def test_a_full_disk_while_training_keeps_the_state_to_go_on_from(
-    uninterrupted: Path, tiny_model_dir: Path, tiny_text: Path, tmp_path: Path
+    uninterrupted: Path,
+    tiny_model_dir: Path,
+    tiny_text: Path,
+    tmp_path: Path,
+    small_disk: Callable[[int], Path],
 ) -> None:
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(place)], capture_output=True
-    ).returncode:
-        pytest.skip("a small file system cannot be mounted without being root")
-    try:
-        arguments = command(
-            tiny_model_dir, tiny_text, tmp_path / "out", "--save-every", 2, "--resume", "--work", place / "work"
-        )
-        done = run(*arguments)
-        assert done.returncode == 3, done.stderr
-        assert "was not written" in done.stderr and "the disk is full" in done.stderr
-        (state,) = place.glob("work/step-*/state.json")
-        assert json.loads(state.read_text())["step"] == 2
-        subprocess.run(["mount", "-o", "remount,size=10m", str(place)], check=True)
-        done = run(*arguments)
-        assert done.returncode == 0, done.stderr
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
+    place = small_disk(1500)
+    arguments = command(
+        tiny_model_dir, tiny_text, tmp_path / "out", "--save-every", 2, "--resume", "--work", place / "work"
+    )
+    done = run(*arguments)
+    assert done.returncode == 3, done.stderr
+    assert "was not written" in done.stderr and "the disk is full" in done.stderr
+    (state,) = place.glob("work/step-*/state.json")
+    assert json.loads(state.read_text())["step"] == 2
+    small_disk(10_000)
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
     assert sha256(tmp_path / "out" / "model.safetensors") == sha256(uninterrupted / "model.safetensors")

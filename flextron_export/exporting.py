@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +13,12 @@ from .bundle.manifest import MARKER, Bundle, FileRecord, weights_file
 from .bundle.weights import write_weights
 from .elastic.checkpoint import MARKER as CHECKPOINT_MARKER
 from .elastic.checkpoint import ElasticCheckpoint, copy_tokenizer
+from .elastic.router import FILE as ROUTER_FILE
+from .elastic.router import RouterRecord
 from .elastic.safetensors import SafetensorsFile
 from .errors import InputError, MissingDependencyError, problems
 from .files import new_directory, sha256
-from .graph.contract import DTYPES, LAYOUTS, graph_file
+from .graph.contract import ALL_LAYOUTS, DTYPES, LAYOUTS, ROUTED, ROUTED_DTYPE, graph_file
 from .progress import Track, silent
 from .version import __version__
 
@@ -30,8 +32,8 @@ def export(
     checkpoint: str | Path,
     out: str | Path,
     *,
-    layouts: Sequence[str] = LAYOUTS,
-    dtypes: Sequence[str] = tuple(DTYPES),
+    layouts: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
     budgets: Sequence[str] | None = None,
     verify: bool = True,
     overwrite: bool = False,
@@ -42,8 +44,9 @@ def export(
     Args:
         checkpoint: an elastic checkpoint directory.
         out: the bundle directory to create; it appears whole or not at all.
-        layouts: graph layouts, each for every precision.
-        dtypes: precisions: `fp32` for ONNX Runtime on CPU, `fp16` for TensorRT.
+        layouts: graph layouts, each for every precision (`routed` for fp32 alone); by default all that the checkpoint
+            has: `routed` needs a dynamic router.
+        dtypes: precisions: `fp32` for ONNX Runtime on CPU, `fp16` for TensorRT; by default both.
         budgets: names of the budgets to export; all by default.
         verify: compare every graph with the sliced torch model and store golden outputs (needs torch and onnxruntime).
         overwrite: replace an existing bundle.
@@ -57,23 +60,29 @@ def export(
     _check_choices(layouts, dtypes, budgets)
     _check_libraries(verify)
     source = ElasticCheckpoint.open(checkpoint)
+    router = _dynamic_router(source)
+    kept = _layouts(source, router, layouts, dtypes)
+    if all(ROUTED not in names for names in kept.values()):
+        router = None
     chosen = tuple(source.budget(name) for name in budgets) if budgets else source.budgets
     source.check_files(hashes=True)
     weights = source.weights()
     with new_directory(Path(out), marker=MARKER, overwrite=overwrite) as directory:
         names = copy_tokenizer(source.path, directory)
         shutil.copyfile(source.path / CONFIG, directory / CONFIG)
-        files = {name: FileRecord.of(directory / name) for name in (*names, CONFIG)}
-        for dtype in dtypes:
+        if router:
+            shutil.copyfile(source.path / ROUTER_FILE, directory / ROUTER_FILE)
+        copied = (*names, CONFIG, *([ROUTER_FILE] if router else []))
+        files = {name: FileRecord.of(directory / name) for name in copied}
+        for dtype in kept:
             files[weights_file(dtype)] = write_weights(directory, source.architecture, weights, dtype, track)
-        graphs = write_graphs(directory, source, chosen, layouts, dtypes, track)
+        graphs = write_graphs(directory, source, chosen, kept, track)
         origin = {
             "checkpoint_sha256": sha256(source.path / CHECKPOINT_MARKER),
             "parent": source.parent,
             "exporter": f"flextron_export {__version__}",
         }
-        kept = dict.fromkeys(dtypes, tuple(layouts))
-        bundle = Bundle(directory, source.architecture, source.candidates, chosen, kept, files, origin)
+        bundle = Bundle(directory, source.architecture, source.candidates, chosen, kept, files, origin, router)
         golden = _verify(bundle, source, track) if verify else []
         files = {**files, **{name: FileRecord.of(directory / name) for name in (*graphs, *golden)}}
         replace(bundle, files=files).write_manifest(directory)
@@ -85,7 +94,7 @@ def _verify(bundle: Bundle, source: ElasticCheckpoint, track: Track) -> list[str
     from .bundle.golden import golden_file, write_golden
     from .targets.verify import torch_references, verify_bundle
 
-    references = torch_references(source, bundle.budgets, track)
+    references = torch_references(source, bundle.all_budgets, track)
     verify_bundle(bundle, references, track=track)
     for dtype in bundle.dtypes:
         write_golden(bundle.path / golden_file(dtype), dtype, references)
@@ -96,19 +105,21 @@ def write_graphs(
     directory: Path,
     source: ElasticCheckpoint,
     budgets: Sequence[Budget],
-    layouts: Sequence[str],
-    dtypes: Sequence[str],
+    layouts: Mapping[str, Sequence[str]],
     track: Track = silent,
 ) -> list[str]:
-    """Build and write every graph; return their paths inside the bundle. Weights stay in the weights files."""
+    """Build and write every graph of the layouts (by precision); return their paths inside the bundle.
+
+    Weights stay in the weights files, and a router's in its own.
+    """
     import onnx_ir
 
     from .graph.decoder import build_graph
 
     jobs = [
         (layout, dtype, budget)
-        for dtype in dtypes
-        for layout in layouts
+        for dtype, names in layouts.items()
+        for layout in names
         for budget in (budgets if layout == "per-budget" else budgets[:1])
     ]
     (directory / "graphs").mkdir()
@@ -122,18 +133,52 @@ def write_graphs(
             source.candidates,
             SafetensorsFile(directory / weights_file(dtype)),
             budget,
+            _dynamic_router(source) if layout == ROUTED else None,
         )
         (directory / name).write_bytes(onnx_ir.to_proto(model).SerializeToString())
         written.append(name)
     return written
 
 
-def _check_choices(layouts: Sequence[str], dtypes: Sequence[str], budgets: Sequence[str] | None) -> None:
+def _dynamic_router(source: ElasticCheckpoint) -> RouterRecord | None:
+    router = source.router()
+    return router.record if router and router.record.kind == "dynamic" else None
+
+
+def _layouts(
+    source: ElasticCheckpoint,
+    router: RouterRecord | None,
+    layouts: Sequence[str] | None,
+    dtypes: Sequence[str] | None,
+) -> dict[str, tuple[str, ...]]:
+    """The layouts of every precision; InputError if `routed` was asked for and cannot be made."""
+    if layouts is not None and ROUTED in layouts:
+        found = []
+        train = f"flextron-export route {source.path} --kind dynamic --text FILE --latency-model FILE --out CKPT"
+        if router is None:
+            has = source.router()
+            found.append(f"{source.path} has {f'a {has.record.kind}' if has else 'no'} router, it needs a dynamic one")
+        if dtypes is not None and ROUTED_DTYPE not in dtypes:
+            found.append(f"it exists in {ROUTED_DTYPE} only, for onnxruntime-cpu; {', '.join(dtypes)} was asked for")
+        problems(
+            InputError,
+            f"cannot export layout {ROUTED}",
+            found,
+            fix="leave the layout out" if router else train,
+        )
+    given = layouts or (*LAYOUTS, *([ROUTED] if router else []))
+    kept = {
+        dtype: tuple(name for name in given if name != ROUTED or dtype == ROUTED_DTYPE) for dtype in dtypes or DTYPES
+    }
+    return {dtype: names for dtype, names in kept.items() if names}
+
+
+def _check_choices(layouts: Sequence[str] | None, dtypes: Sequence[str] | None, budgets: Sequence[str] | None) -> None:
     found = []
-    for kind, given, known in (("layout", layouts, LAYOUTS), ("dtype", dtypes, tuple(DTYPES))):
-        found += [f"unknown {kind} {name!r} (known: {', '.join(known)})" for name in given if name not in known]
-        found += [f"no {kind} was given"] if not given else []
-    for kind, given in (("layout", layouts), ("dtype", dtypes), ("budget", budgets or ())):
+    for kind, given, known in (("layout", layouts, ALL_LAYOUTS), ("dtype", dtypes, tuple(DTYPES))):
+        found += [f"unknown {kind} {name!r} (known: {', '.join(known)})" for name in given or () if name not in known]
+        found += [f"no {kind} was given"] if given is not None and not given else []
+    for kind, given in (("layout", layouts or ()), ("dtype", dtypes or ()), ("budget", budgets or ())):
         found += [f"{kind} {name} was given twice" for name in sorted({n for n in given if list(given).count(n) > 1})]
     problems(InputError, "cannot export", found)
 

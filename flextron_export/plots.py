@@ -162,7 +162,7 @@ def quality_against_latency(
     figure = _new_figure(7, 4.4)
     axes = figure.add_subplot()
     points = []
-    for budget in bundle.budgets:
+    for budget in bundle.budgets_of(table.layout):
         if budget.validation_loss is not None and budget.name in table.budgets:
             timing = min(table.budgets[budget.name].decode, key=lambda t: abs(t.tokens - context))
             points.append(

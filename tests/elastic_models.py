@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flextron_export.elastic.architecture import Architecture, read_config
 from flextron_export.elastic.checkpoint import ElasticCheckpoint
+from flextron_export.elastic.router import RouterRecord
 from flextron_export.elastic.widths import Budget, Candidates, LayerWidth
+from flextron_export.training.routers import Routers
 from flextron_export.training.tiny import tiny_model
 
 LLAMA3 = {
@@ -64,3 +67,27 @@ def elastic_model(out: Path, **options: Any) -> ElasticCheckpoint:
     )
     checkpoint.write_marker(out)
     return checkpoint
+
+
+def routed_model(out: Path, *, targets: tuple[float, ...] = (1.0, 0.75, 0.5), **options: Any) -> ElasticCheckpoint:
+    """`elastic_model` with a random dynamic router, whose choices differ from token to token and target to target."""
+    import torch
+
+    checkpoint = elastic_model(out, **options)
+    torch.manual_seed(0)
+    routers = Routers(
+        RouterRecord("dynamic", "gumbel", targets, 16, checkpoint.candidates, results=_results(targets)),
+        checkpoint.architecture,
+    )
+    with torch.no_grad():
+        for name, value in routers.named_parameters():
+            if name.endswith("input"):
+                value.mul_(3)
+    routers.write(out)
+    checkpoint = replace(checkpoint, notes={"router": routers.record.to_json()})
+    checkpoint.write_marker(out)
+    return ElasticCheckpoint.open(out)
+
+
+def _results(targets: tuple[float, ...]) -> tuple[dict[str, Any], ...]:
+    return tuple({"target": target, "validation_loss": 5 - target} for target in targets)

@@ -17,7 +17,7 @@ namespace
 
 constexpr std::int64_t kVersion = 1;
 constexpr std::array<std::string_view, 2> kDtypes{"fp32", "fp16"};
-constexpr std::array<std::string_view, 3> kLayouts{"panels", "shared", "per-budget"};
+constexpr std::array<std::string_view, 4> kLayouts{"panels", "shared", "per-budget", "routed"};
 
 template <typename Names>
 bool contains(Names const& names, std::string_view name)

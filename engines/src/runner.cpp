@@ -173,6 +173,11 @@ Setup Runner::chooseSetup() const
             && std::find(found->second.begin(), found->second.end(), "panels") == found->second.end();
         setup.layout = other ? found->second.front() : "panels";
     }
+    if (setup.layout == "routed")
+    {
+        throw inputError("This library does not run layout routed.", "use another layout, or run it from Python",
+            "the bundle's router chooses per token, which only the Python runtime asks of the graph");
+    }
     // Says what there is, if that is not exported.
     static_cast<void>(mBundle.graph(setup.layout, setup.dtype, mBundle.manifest().budgets.front()));
     return setup;

@@ -9,8 +9,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from ..elastic.router import FILE as ROUTER_FILE
 from ..errors import FlextronError, TargetError
 from ..files import MALFORMED, integers, read_object, recover
+from ..graph.contract import ROUTED
 from .manifest import Bundle, weights_file
 
 FORMAT = "flextron-engine"
@@ -32,7 +34,8 @@ def build_command(bundle: Path, target: str, *options: str) -> str:
 def source_hashes(bundle: Bundle, layout: str, dtype: str) -> dict[str, str]:
     """SHA-256, from the manifest, of every file that decides what an engine computes; BundleError if there is none."""
     names = {path.relative_to(bundle.path).as_posix() for path in bundle.graphs(layout, dtype).values()}
-    return {name: bundle.files[name].sha256 for name in sorted(names | {weights_file(dtype)})}
+    names |= {weights_file(dtype)} | ({ROUTER_FILE} if layout == ROUTED else set())
+    return {name: bundle.files[name].sha256 for name in sorted(names)}
 
 
 def read_engine(directory: Path) -> dict[str, Any] | None:

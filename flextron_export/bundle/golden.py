@@ -1,7 +1,7 @@
 """Golden outputs: what the model computes, stored in the bundle so that any device can check itself without torch.
 
-`golden.<dtype>.json` holds, for every budget, token ids (a prompt and its greedy continuation), the margin between the
-two best logits at each position, and logits at a fixed sample of the vocabulary.
+`golden.<dtype>.json` holds, for every budget (and every target of layout `routed`), token ids (a prompt and its greedy
+continuation), the margin between the two best logits at each position, and logits at a fixed sample of the vocabulary.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import BundleError
 from ..files import MALFORMED, read_object, write_json
+from ..graph.contract import ROUTED
 from .manifest import Bundle
 
 FORMAT = "flextron-golden"
@@ -33,6 +34,8 @@ class Reference:
         logits: float32 [batch, length, V'].
         margin: float32 [batch, length], best minus second best logit at each position.
         scale: largest absolute logit; tolerances are relative to it.
+        compared: int64 [batch], how many positions of each sequence count; None for all. A router may choose between
+            two widths by less than rounding decides; what comes after that token says nothing.
     """
 
     ids: np.ndarray
@@ -41,6 +44,7 @@ class Reference:
     logits: np.ndarray
     margin: np.ndarray
     scale: float
+    compared: np.ndarray | None = None
 
     def check(self, vocab_size: int) -> None:
         """Raise ValueError unless shapes and tokens fit together."""
@@ -52,6 +56,7 @@ class Reference:
             or not 0 < self.prompt < length
             or not self.scale > 0
             or not 0 <= tokens.min() <= tokens.max() < vocab_size
+            or (self.compared is not None and self.compared.shape != (batch,))
         ):
             raise ValueError("shapes or tokens do not fit together")
 
@@ -76,6 +81,7 @@ def write_golden(path: Path, dtype: str, references: Mapping[str, Reference]) ->
             "vocabulary": sample.tolist(),
             "logits": [[[round(float(x), 5) for x in row] for row in sequence] for sequence in r.logits[..., columns]],
             "scale": r.scale,
+            **({} if r.compared is None else {"compared": r.compared.tolist()}),
         }
     write_json(path, {"format": FORMAT, "version": VERSION, "dtype": dtype, "budgets": budgets})
 
@@ -98,6 +104,7 @@ def read_golden(bundle: Bundle, dtype: str) -> dict[str, Reference]:
         if (value["format"], value["version"]) != (FORMAT, VERSION):
             raise ValueError(f"it is {value['format']!r} version {value['version']!r}")
         budgets = value["budgets"]
+        wanted = bundle.all_budgets if ROUTED in bundle.layouts[dtype] else bundle.budgets
         found = {
             name: Reference(
                 np.array(b["ids"], np.int64),
@@ -106,8 +113,9 @@ def read_golden(bundle: Bundle, dtype: str) -> dict[str, Reference]:
                 np.array(b["logits"], np.float32),
                 np.array(b["margin"], np.float32),
                 float(b["scale"]),
+                np.array(b["compared"], np.int64) if "compared" in b else None,
             )
-            for name, b in ((budget.name, budgets[budget.name]) for budget in bundle.budgets)
+            for name, b in ((budget.name, budgets[budget.name]) for budget in wanted)
         }
         for reference in found.values():
             reference.check(bundle.architecture.vocab_size)

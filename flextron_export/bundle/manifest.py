@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -9,12 +10,14 @@ from typing import Any
 
 from ..elastic.architecture import Architecture
 from ..elastic.records import FileRecord, faults
+from ..elastic.router import FILE as ROUTER_FILE
+from ..elastic.router import RouterRecord
 from ..elastic.safetensors import SafetensorsFile
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates, check_budgets
-from ..errors import BundleError, FlextronError, problems
+from ..errors import BundleError, CheckpointError, FlextronError, problems
 from ..files import MALFORMED, integers, read_object, recover, write_json
-from ..graph.contract import DTYPES, LAYOUTS, graph_file
+from ..graph.contract import ALL_LAYOUTS, DTYPES, ROUTED, ROUTED_DTYPE, graph_file
 
 FORMAT = "flextron-bundle"
 VERSION = 1
@@ -32,6 +35,7 @@ class Bundle:
         files: every immutable file with its size and hash; `engines/` and `latency/` come later and keep their own
             records.
         source: what it was exported from.
+        router: the dynamic router of layout `routed`, in `router.safetensors`; None without that layout.
     """
 
     path: Path
@@ -41,19 +45,46 @@ class Bundle:
     layouts: dict[str, tuple[str, ...]]
     files: dict[str, FileRecord]
     source: dict[str, Any] = field(default_factory=dict)
+    router: RouterRecord | None = None
 
     @property
     def dtypes(self) -> tuple[str, ...]:
         return tuple(self.layouts)
 
-    def budget(self, name: str) -> Budget:
-        """The budget of that name; BundleError names the ones that were exported."""
-        for budget in self.budgets:
+    def budgets_of(self, layout: str | None) -> tuple[Budget, ...]:
+        """What a layout offers to be run: the budgets, or for `routed` the router at every trained target."""
+        if layout != ROUTED:
+            return self.budgets
+        return self.router.budgets(self.architecture) if self.router else ()
+
+    @property
+    def all_budgets(self) -> tuple[Budget, ...]:
+        """What its layouts offer, together."""
+        return tuple(dict.fromkeys((*self.budgets, *self.budgets_of(ROUTED))))
+
+    def budget(self, name: str, layout: str | None = None) -> Budget:
+        """The budget of that name; BundleError names the ones that were exported.
+
+        For layout `routed`, `r60` is the router at the target 0.6, trained or between trained ones.
+
+        Raises:
+            InputError: the router was not trained for such a target.
+        """
+        known = self.budgets_of(layout)
+        for budget in known:
             if budget.name == name:
                 return budget
+        if layout == ROUTED and self.router and re.fullmatch(r"r\d+(\.\d+)?", name):
+            return self.router.budget(self.architecture, float(name[1:]) / 100)
+        names = ", ".join(b.name for b in known)
+        if layout == ROUTED:
+            raise BundleError(
+                f"{name!r} is no target of the router.",
+                fix=f"use {names}, or one in between such as r60 for 0.6 of the full model's latency",
+            )
         raise BundleError(
             f"The budget {name!r} was not exported.",
-            fix=f"use one of: {', '.join(b.name for b in self.budgets)}; or export the checkpoint again with --budgets",
+            fix=f"use one of: {names}; or export the checkpoint again with --budgets",
         )
 
     def graph(self, layout: str, dtype: str, budget: str | None = None) -> Path:
@@ -69,7 +100,7 @@ class Bundle:
 
     def graphs(self, layout: str, dtype: str) -> dict[str, Path]:
         """All graph files of a layout: budget name -> path (the same path for every budget unless `per-budget`)."""
-        return {b.name: self.graph(layout, dtype, b.name) for b in self.budgets}
+        return {b.name: self.graph(layout, dtype, b.name) for b in self.budgets_of(layout)}
 
     def weights(self, dtype: str) -> SafetensorsFile:
         """The mapped weights file of a precision, its tensors checked against the architecture."""
@@ -129,8 +160,11 @@ class Bundle:
                 {str(d): tuple(names) for d, names in value["layouts"].items()},
                 {str(name): FileRecord(int(r["bytes"]), str(r["sha256"])) for name, r in value["files"].items()},
                 dict(value.get("source") or {}),
+                RouterRecord.from_json(value["router"]) if value.get("router") else None,
             )
             bundle._validate()
+        except CheckpointError as error:
+            raise BundleError(f"{marker}: {error.what}", fix=error.fix) from error
         except MALFORMED as error:
             raise BundleError(f"{marker} is damaged: {type(error).__name__} {error}.", fix=again) from error
         bundle.check_files(hashes=hashes)
@@ -140,7 +174,7 @@ class Bundle:
         found = [] if any(self.layouts.values()) else ["it has no graphs"]
         found += [f"unknown dtype {d!r}" for d in self.layouts if d not in DTYPES]
         found += [
-            f"unknown layout {name!r}" for names in self.layouts.values() for name in names if name not in LAYOUTS
+            f"unknown layout {name!r}" for names in self.layouts.values() for name in names if name not in ALL_LAYOUTS
         ]
         for name in self.files:
             parts = PurePosixPath(name).parts
@@ -156,7 +190,16 @@ class Bundle:
                 graph_file(n, dtype, b.name if n == "per-budget" else None) for n in names for b in self.budgets
             }
             found += [f"{n} is not listed" for n in sorted(needed - self.files.keys())]
+            if ROUTED in names:
+                found += [f"layout {ROUTED} is in {dtype}, not {ROUTED_DTYPE}"] if dtype != ROUTED_DTYPE else []
+                found += self._router_faults()
         problems(BundleError, f"{self.path / MARKER} is not valid", found)
+
+    def _router_faults(self) -> list[str]:
+        if self.router is None or self.router.kind != "dynamic":
+            return [f"layout {ROUTED} has no dynamic router"]
+        found = [] if ROUTER_FILE in self.files else [f"{ROUTER_FILE} is not listed"]
+        return found + ([] if self.router.candidates == self.candidates else ["the router has other candidates"])
 
     def write_manifest(self, directory: Path) -> None:
         """Write `manifest.json` into a directory that holds the files."""
@@ -171,6 +214,7 @@ class Bundle:
                 "layouts": {d: list(names) for d, names in self.layouts.items()},
                 "files": {name: {"bytes": r.bytes, "sha256": r.sha256} for name, r in sorted(self.files.items())},
                 "source": self.source,
+                **({"router": self.router.to_json()} if self.router else {}),
             },
         )
 

@@ -29,7 +29,7 @@ def target_options(function: F) -> F:
         click.option("--threads", type=click.IntRange(min=1), help="Threads of the target; one per core by default."),
         click.option("--dtype", help="Precision, such as fp32 or fp16; the target's own choice by default."),
         click.option(
-            "--layout", help="Graph layout: panels, shared or per-budget; the target's own choice by default."
+            "--layout", help="Graph layout: panels, shared, per-budget or routed; the target's own choice by default."
         ),
         click.option("--target", default=DEFAULT_TARGET, show_default=True, help="Where it runs."),
     ):

@@ -17,7 +17,7 @@ from .common import DIRECTORY, json_option, megabytes, names, print_json, track
     "layouts",
     multiple=True,
     callback=names,
-    help="panels, shared or per-budget; repeat for several. All by default.",
+    help="panels, shared, per-budget or routed; repeat for several. All by default; routed needs a dynamic router.",
 )
 @click.option(
     "--dtype", "dtypes", multiple=True, callback=names, help="fp32 or fp16; repeat for both. Both by default."
@@ -45,13 +45,12 @@ def export_command(
       flextron-export export checkpoint --out bundle --layout panels --layout shared --dtype fp32
     """
     from ..exporting import export
-    from ..graph.contract import DTYPES, LAYOUTS
 
     bundle = export(
         checkpoint,
         out,
-        layouts=layouts or LAYOUTS,
-        dtypes=dtypes or tuple(DTYPES),
+        layouts=layouts or None,
+        dtypes=dtypes or None,
         budgets=budgets or None,
         verify=not no_verify,
         overwrite=overwrite,

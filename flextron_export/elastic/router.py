@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import CheckpointError, InputError
 from .architecture import Architecture
 from .safetensors import SafetensorsFile
-from .widths import Candidates
+from .widths import Budget, Candidates, full_budget
 
 FILE = "router.safetensors"
 VERSION = 1
@@ -54,6 +54,17 @@ def encode(targets: Sequence[float], target: float) -> np.ndarray:
         share = (target - targets[above + 1]) / (targets[above] - targets[above + 1])
         code[above], code[above + 1] = share, 1 - share
     return code
+
+
+@dataclass(frozen=True)
+class RoutedBudget(Budget):
+    """A dynamic router at a latency target, in the place of a sub-network: its widths, those of caches too, are full.
+
+    Attributes:
+        target: latency relative to the full model.
+    """
+
+    target: float = 1.0
 
 
 def unit_rms(x: np.ndarray) -> np.ndarray:
@@ -137,6 +148,20 @@ class RouterRecord:
     def choices(self, part: str) -> tuple[int, ...]:
         """Candidate widths of a part, ascending."""
         return self.candidates.groups if part == "attention" else self.candidates.neurons
+
+    def budgets(self, architecture: Architecture) -> tuple[RoutedBudget, ...]:
+        """What a dynamic router offers to be run: itself at every trained target, `r100`, `r75` ..., widest first."""
+        return tuple(self.budget(architecture, target) for target in self.targets)
+
+    def budget(self, architecture: Architecture, target: float) -> RoutedBudget:
+        """A dynamic router at a target; InputError if it lies outside the trained ones.
+
+        It has the validation loss that was measured at this target, if it was.
+        """
+        encode(self.targets, target)
+        losses = [r.get("validation_loss") for r in self.results if r.get("target") == target]
+        layers = full_budget(architecture).layers
+        return RoutedBudget(f"r{100 * target:.6g}", layers, losses[0] if losses else None, target)
 
     def shapes(self, architecture: Architecture) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor of `router.safetensors`, all float32."""

@@ -133,13 +133,17 @@ class BundleSubject:
         low_memory: bool = False,
     ) -> None:
         self.opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory)
-        self.path, self.architecture, self.budgets = bundle.path, bundle.architecture, bundle.budgets
+        self.path, self.architecture, self.budgets = (
+            bundle.path,
+            bundle.architecture,
+            bundle.budgets_of(self.opening.layout),
+        )
         self.session = self.opening.session()
         self.max_length = self.opening.max_tokens(self.session)
         self.max_batch = self.session.max_batch
 
     def budget(self, name: str) -> Budget:
-        return self.opening.bundle.budget(name)
+        return self.opening.bundle.budget(name, self.opening.layout)
 
     def about(self) -> dict[str, Any]:
         o = self.opening

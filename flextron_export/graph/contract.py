@@ -5,7 +5,7 @@ token positions whose logits are wanted), all int64; KV caches `k.{layer}` and `
 head_dim].
 Outputs: `logits` [N, vocab] and the caches, `k.{layer}.out` and `v.{layer}.out`, meant to be the same buffers.
 Layout `shared` adds the weights as inputs, `panels` the int64 inputs `groups` and `neurons` [layers]: the index of each
-layer's candidate width.
+layer's candidate width; `routed` adds `target` float32 [B, trained targets]: every sequence's latency target, encoded.
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates
 
 LAYOUTS = ("panels", "shared", "per-budget")
+"""Layouts whose graphs run budgets."""
+ROUTED = "routed"
+"""The layout whose graph runs a dynamic router: every token chooses its widths."""
+ALL_LAYOUTS = (*LAYOUTS, ROUTED)
+ROUTED_DTYPE = "fp32"
+"""The precision that `routed` exists in."""
 DTYPES = {"fp32": "F32", "fp16": "F16"}
 """dtype of a bundle -> dtype name of its safetensors file."""
 
 OPSET = 24
 CACHE_NAMES = ("k", "v")
+TARGET_INPUT = "target"
 
 
 @dataclass(frozen=True)

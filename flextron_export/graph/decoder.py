@@ -11,11 +11,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ..elastic.architecture import Architecture
+from ..elastic.router import RouterRecord
 from ..elastic.safetensors import SafetensorsFile
-from ..elastic.widths import Budget, Candidates
+from ..elastic.widths import Budget, Candidates, full_budget
 from .builder import INT64, GraphBuilder
-from .contract import CACHE_NAMES
+from .contract import CACHE_NAMES, ROUTED
 from .layouts import FixedPanels, Panels, Prefix, budget_weights, input_weights
+from .routed import RoutedPanels
 
 
 def build_graph(
@@ -25,22 +27,27 @@ def build_graph(
     candidates: Candidates,
     weights: SafetensorsFile,
     budget: Budget,
+    router: RouterRecord | None = None,
 ) -> ir.Model:
     """Build one graph.
 
     Args:
-        layout: `shared`, `panels` or `per-budget`.
+        layout: `shared`, `panels`, `per-budget` or `routed`.
         dtype: `fp32` or `fp16`.
         weights: the bundle's weights file; only its header is read.
         budget: the budget of a `per-budget` graph; ignored otherwise.
+        router: the dynamic router of a `routed` graph; its file lies beside the weights file.
     """
+    if layout == ROUTED:
+        budget = full_budget(architecture)  # what is chosen per token narrows neither caches nor attention
+    fixed = layout in ("per-budget", ROUTED)
     g = GraphBuilder(f"{architecture.family}.{layout}", dtype)
     tokens = {
         name: g.input(name, shape, INT64)
         for name, shape in (("ids", "BS"), ("positions", "BS"), ("write", "B"), ("rows", "N"))
     }
     # Group counts are named per layer where the graph serves several widths, and fixed where it serves one.
-    groups = [w.groups if layout == "per-budget" else f"groups_{i}" for i, w in enumerate(budget.layers)]
+    groups = [w.groups if fixed else f"groups_{i}" for i, w in enumerate(budget.layers)]
     cache_shape = {
         f"{name}.{i}": ("B", groups[i], "C", architecture.head_dim)
         for i in range(architecture.num_layers)
@@ -51,11 +58,14 @@ def build_graph(
         # fp16 is for GPUs, fp32 for ONNX Runtime on CPU: TensorRT has no fp32 attention.
         panels = Panels if dtype == "fp32" else FixedPanels
         layers: Prefix = panels(g, architecture, candidates, weights)
+    elif layout == ROUTED:
+        assert router is not None
+        layers = RoutedPanels(g, architecture, candidates, weights, router)
     elif layout == "shared":
         layers = Prefix(g, architecture, input_weights(g, architecture))
     else:
         layers = Prefix(g, architecture, budget_weights(g, architecture, weights, budget))
-    logits = _forward(g, architecture, layers, tokens, caches, budget if layout == "per-budget" else None)
+    logits = _forward(g, architecture, layers, tokens, caches, budget if fixed else None)
     g.output(logits, "logits", ("N", architecture.vocab_size), ir.DataType.FLOAT)
     for name, shape in cache_shape.items():
         g.output(caches[name], f"{name}.out", shape)

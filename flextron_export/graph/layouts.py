@@ -1,7 +1,8 @@
 """Layouts: where the weights of a graph live and how the elastic parts narrow. The rest of the graph is `decoder`.
 
 `Prefix` serves `shared` (weights are inputs with dynamic leading dimensions) and `per-budget` (initializers are
-prefixes of the weights file); `Panels` cuts every elastic matrix at the candidate widths and runs a panel under `If`.
+prefixes of the weights file); `Panels` cuts every elastic matrix at the candidate widths and runs a panel under `If`;
+`routed` lets every token choose among the panels.
 All linear layers are `Gemm` on flattened tokens [T, in]: a transposed initializer is read where it lies, while a
 `Transpose` node would be folded into a private copy; and Gemm's third input adds the bias or the residual for free.
 """
@@ -79,9 +80,21 @@ class Panels(Prefix):
     ) -> None:
         super().__init__(g, architecture, file_weights(g, weights))
         self.candidates, self.file = candidates, weights
-        self.wanted = {kind: self._wanted(kind) for kind in ("groups", "neurons")}
+        self.prepare()
 
-    def _wanted(self, kind: str) -> list[Sequence[ir.Value]]:
+    def prepare(self) -> None:
+        """Make the inputs that choose the panels."""
+        self._reached = {kind: self._reached_by_layer(kind) for kind in ("groups", "neurons")}
+
+    def wanted(self, kind: str, i: int, b: int) -> ir.Value:
+        """bool, a scalar or [1]: panel b (from 1 on) is to run in layer i."""
+        return self._reached[kind][b - 1][i]
+
+    def masked(self, kind: str, b: int, x: ir.Value) -> ir.Value:
+        """What an output's panel b reads [T, columns], zero for tokens that do without it; here all tokens want it."""
+        return x
+
+    def _reached_by_layer(self, kind: str) -> list[Sequence[ir.Value]]:
         """For each candidate from the second on, a bool [1] per layer: its choice is that candidate or a wider one."""
         layers = self.a.num_layers
         choice = self.g.input(kind, (layers,), INT64)
@@ -104,7 +117,7 @@ class Panels(Prefix):
         def panel(b: int, before: ir.Value) -> ir.Value:
             start, stop = self.span(f"layers.{i}.o", b)
             part = self.g.op("Slice", x, self.g.constant([start]), self.g.constant([stop]), self.g.constant([1]))
-            return self.g.op("Gemm", part, self.panel(f"layers.{i}.o", b), before)
+            return self.g.op("Gemm", self.masked("groups", b, part), self.panel(f"layers.{i}.o", b), before)
 
         start = self.biased(residual, i, "o")
         return self.nest("groups", i, panel, start, lambda y: (y,))[0]
@@ -112,7 +125,7 @@ class Panels(Prefix):
     def ffn(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
         def panel(b: int, before: ir.Value) -> ir.Value:
             inner = self.inner(lambda name: self.panel_linear(i, name, x, b))
-            return self.g.op("Gemm", inner, self.panel(f"layers.{i}.down", b), before)
+            return self.g.op("Gemm", self.masked("neurons", b, inner), self.panel(f"layers.{i}.down", b), before)
 
         start = self.biased(residual, i, "down")
         return self.nest("neurons", i, panel, start, lambda y: (y,))[0]
@@ -127,9 +140,7 @@ class Panels(Prefix):
         def after(b: int, state: State) -> Values:
             if b == count:
                 return finish(state)
-            return self.g.cond(
-                self.wanted[kind][b - 1][i], lambda: after(b + 1, panel(b, state)), lambda: finish(state)
-            )
+            return self.g.cond(self.wanted(kind, i, b), lambda: after(b + 1, panel(b, state)), lambda: finish(state))
 
         return after(1, before)
 
@@ -150,6 +161,11 @@ class Panels(Prefix):
         start, stop = (rows(self.a, kind, LayerWidth(n, n)) for n in (values[b - 1] if b else 0, values[b]))
         return start, stop
 
+    def zeros(self, like: ir.Value, columns: ir.Value) -> ir.Value:
+        """Zeros [T, columns]; `columns` is int64 [1]."""
+        shape = self.g.op("Concat", self.g.op("Shape", like, start=0, end=1), columns, axis=0)
+        return self.g.op("ConstantOfShape", shape, value=ir.tensor(np.zeros(1, self.g.float.numpy())))
+
 
 class FixedPanels(Panels):
     """Panels as TensorRT takes them: every branch of an `If` has the same shape, so an unwanted panel gives zeros.
@@ -168,7 +184,7 @@ class FixedPanels(Panels):
 
         pieces = [panel(0)]
         for b in range(1, len(self.candidates.groups)):
-            pieces.append(self.g.cond(self.wanted["groups"][b - 1][i], partial(panel, b), partial(zeros, b)))
+            pieces.append(self.g.cond(self.wanted("groups", i, b), partial(panel, b), partial(zeros, b)))
         groups = self.g.op("Shape", next(v for v in self.g.inputs if v.name == f"k.{i}"), start=1, end=2)
         whole = (self.g.op("Concat", *p, axis=-1) if len(p) > 1 else p[0] for p in zip(*pieces, strict=True))
         per_group = (self.a.heads_per_group * self.a.head_dim, self.a.head_dim, self.a.head_dim)
@@ -190,16 +206,11 @@ class FixedPanels(Panels):
         """The panels in a row: TensorRT does not compile an `If` inside an `If`."""
         values = finish(panel(0, before))
         for b in range(1, len(getattr(self.candidates, kind))):
-            values = self.one_more(self.wanted[kind][b - 1][i], partial(panel, b), values[0])
+            values = self.one_more(self.wanted(kind, i, b), partial(panel, b), values[0])
         return values
 
     def one_more(self, wanted: ir.Value, panel: Callable[[Any], Any], state: ir.Value) -> Values:
         return self.g.cond(wanted, lambda: (panel(state),), lambda: (state,))
-
-    def zeros(self, like: ir.Value, columns: ir.Value) -> ir.Value:
-        """Zeros [T, columns]; `columns` is int64 [1]."""
-        shape = self.g.op("Concat", self.g.op("Shape", like, start=0, end=1), columns, axis=0)
-        return self.g.op("ConstantOfShape", shape, value=ir.tensor(np.zeros(1, self.g.float.numpy())))
 
 
 def file_weights(g: GraphBuilder, weights: SafetensorsFile) -> Weight:

@@ -101,19 +101,20 @@ def measure(
     """`calibrate` on a session that is open already."""
     if repeats < 1:
         raise InputError(f"{repeats} repeats measure nothing.", fix="use --repeats 96")
-    bundle, most = opening.bundle, opening.max_tokens(session)
+    bundle, architecture, most = opening.bundle, opening.bundle.architecture, opening.max_tokens(session)
     contexts, prompt_lengths = _cut("context length", contexts, most), _cut("prompt length", prompt_lengths, most)
     # Of what is in the session, not of an engine that is built while it is measured.
     content = content_hash(bundle, opening.target, opening.layout, opening.dtype)
     load = [os.getloadavg()[0]] if hasattr(os, "getloadavg") else []
-    run = Rounds(session, bundle, most, max_seconds / (len(contexts) + len(prompt_lengths)))
+    budgets = bundle.budgets_of(opening.layout)
+    run = Rounds(session, budgets, architecture.vocab_size, most, max_seconds / (len(contexts) + len(prompt_lengths)))
     stages: list[tuple[Callable[[int, int], list[Timing]], int, int]] = [(run.decode, n, repeats) for n in contexts]
     stages += [(run.first_token, n, max(repeats // 12, LEAST_REPEATS)) for n in prompt_lengths]
     results = [stage(tokens, count) for stage, tokens, count in track(stages, "measuring budgets")]
     decode, first = results[: len(contexts)], results[len(contexts) :]
-    architecture, size = bundle.architecture, numpy_dtype(DTYPES[opening.dtype]).itemsize
+    size = numpy_dtype(DTYPES[opening.dtype]).itemsize
     costs = {}
-    for i, budget in enumerate(bundle.budgets):
+    for i, budget in enumerate(budgets):
         reads = sum(int(np.prod(s.active(architecture, budget.layers))) for s in tensor_specs(architecture)) * size
         cache = sum(int(np.prod(s)) for s in cache_shapes(architecture, budget, 1, 1).values()) * size
         timings = tuple(stage[i] for stage in decode), tuple(stage[i] for stage in first)
@@ -142,7 +143,8 @@ class Rounds:
 
     Args:
         session: of the bundle.
-        bundle: its budgets take turns.
+        budgets: they take turns.
+        vocabulary: number of tokens there are.
         most: most tokens a sequence may hold.
         seconds: about how long each of the measurements below may take.
 
@@ -150,10 +152,11 @@ class Rounds:
         samples: per budget, the milliseconds of the latest measurement.
     """
 
-    def __init__(self, session: Session, bundle: Bundle, most: int, seconds: float) -> None:
-        self.budgets, self.session, self.most, self.seconds = bundle.budgets, session, most, seconds
+    def __init__(self, session: Session, budgets: Sequence[Budget], vocabulary: int, most: int, seconds: float) -> None:
+        self.budgets, self.session, self.most, self.seconds = budgets, session, most, seconds
         self.random = np.random.default_rng(0)
-        self.tokens = np.random.default_rng(0).integers(0, bundle.architecture.vocab_size, most)
+        self.tokens = np.random.default_rng(0).integers(0, vocabulary, most)
+        self.steps = dict.fromkeys((b.name for b in budgets), 0)
         self.samples: list[list[float]] = []
         self.sequences: dict[str, LiveSequence] = {}
         self.private: list[int] = []
@@ -175,9 +178,11 @@ class Rounds:
 
         def burst(budget: Budget) -> list[float]:
             sequence, found = self.sequences[budget.name], []
-            token = int(self.tokens[context - 1])
             for _ in range(BURST):
-                sequence.cut(context - 1)  # the same step again
+                # The same step again, after another token: one may cost more than another where tokens are routed.
+                sequence.cut(context - 1)
+                self.steps[budget.name] += 1
+                token = int(self.tokens[(context - 1 + self.steps[budget.name]) % self.most])
                 start = time.perf_counter()
                 SAMPLING.choose(sequence.decode(token), self.random)
                 found.append((time.perf_counter() - start) * 1e3)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from ..bundle.manifest import Bundle
+from ..elastic.widths import Budget
 from ..errors import InputError
 from ..progress import Track, silent
 from ..targets import DEFAULT_TARGET
@@ -48,7 +49,8 @@ class Runner:
             runs.
         target: where it runs.
         layout, dtype: the target's own choice by default.
-        budget: run this budget, whatever it costs; excludes a latency target.
+        budget: run this budget, whatever it costs; excludes a latency target. With layout `routed`, `r60` is the
+            router at 0.6 of the full model's latency.
         threads: thread setting of the target. On a busy machine one thread can be faster than two.
         low_memory: leave the weights in the mapped file instead of rearranging them in private memory: slower, but the
             pages are shared with other processes and can be dropped.
@@ -119,6 +121,11 @@ class Runner:
             raise
 
     @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """What can be run: the bundle's budgets, or with layout `routed` the router at every trained target."""
+        return self.bundle.budgets_of(self._opening.layout)
+
+    @property
     def max_tokens(self) -> int:
         """Most tokens, prompt and answer together, that one generation may hold."""
         return self._opening.max_tokens(self._open())
@@ -152,11 +159,11 @@ class Runner:
             BundleError: there is no such budget.
             InputError: an argument cannot be used, or there is no table and `calibration` is `never`.
         """
-        budgets = self.bundle.budgets
+        budgets = self.budgets
         if latency_target is not None and budget is not None:
             raise InputError("A latency target and a budget were given.", fix="pass one of them")
         if budget is not None:
-            return Selection(self.bundle.budget(budget), f"{budget} was asked for by name.")
+            return Selection(self.bundle.budget(budget, self._opening.layout), f"{budget} was asked for by name.")
         if latency_target is None:
             widest = max(budgets, key=lambda b: b.parameters(self.bundle.architecture))
             return Selection(widest, f"{widest.name} is the widest budget; there was no latency target.")

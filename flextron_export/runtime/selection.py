@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..elastic.router import RoutedBudget
 from ..elastic.widths import Budget
 from ..errors import InputError, NoBudgetFitsError
 from .latency_target import LatencyTarget, megabytes, milliseconds
@@ -124,11 +125,18 @@ def select(
 
 
 def rank(budgets: Sequence[Budget], table: LatencyTable) -> list[Budget]:
-    """Budgets by quality, best first; equal ones by name, so that the order never depends on the input's."""
+    """Budgets by quality, best first; equal ones by name, so that the order never depends on the input's.
+
+    Of a router at several targets, which all have the parameters of the full model, the highest target comes first.
+    """
     if all(b.validation_loss is not None for b in budgets):
         return sorted(budgets, key=lambda b: (b.validation_loss, b.name))
     size = {name: cost.parameters for name, cost in table.budgets.items()}
-    return sorted(budgets, key=lambda b: (-size.get(b.name, 0), b.name))
+
+    def order(b: Budget) -> tuple[float, float, str]:
+        return -size.get(b.name, 0), -b.target if isinstance(b, RoutedBudget) else 0.0, b.name
+
+    return sorted(budgets, key=order)
 
 
 def _numbers(budget: Budget, table: LatencyTable, target: LatencyTarget, context: int) -> Numbers:

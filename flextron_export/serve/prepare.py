@@ -72,7 +72,7 @@ def prepare(runner: Runner, settings: ServeSettings, request: Request) -> Prepar
 
 def models(runner: Runner, settings: ServeSettings) -> list[str]:
     """Names that a request may use: the model, whose budget is picked, and each of its budgets."""
-    return [settings.name, *(f"{settings.name}:{budget.name}" for budget in runner.bundle.budgets)]
+    return [settings.name, *(f"{settings.name}:{budget.name}" for budget in runner.budgets)]
 
 
 def _ids(runner: Runner, prompt: str | Sequence[int]) -> list[int]:
@@ -105,7 +105,7 @@ def _select(runner: Runner, settings: ServeSettings, request: Request, context: 
         try:
             return runner.select(budget=named[0])
         except BundleError as error:
-            known = ", ".join(b.name for b in runner.bundle.budgets)
+            known = ", ".join(b.name for b in runner.budgets)
             raise Refusal(404, f"There is no budget {named[0]!r}. There are: {known}.", "model_not_found") from error
     if target is not None:
         return runner.select(target, context=context, best_effort=best_effort)

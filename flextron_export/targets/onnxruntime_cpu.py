@@ -13,11 +13,12 @@ import numpy as np
 
 from ..bundle.engines import FORMAT, MARKER, VERSION, engine_directory, source_hashes
 from ..bundle.manifest import Bundle, weights_file
+from ..elastic.router import RoutedBudget, encode
 from ..elastic.safetensors import numpy_dtype
 from ..elastic.widths import Budget
 from ..errors import InputError, MissingDependencyError, TargetError
 from ..files import write_json
-from ..graph.contract import DTYPES, cache_names, cache_shapes, choices, weight_shapes
+from ..graph.contract import DTYPES, ROUTED, TARGET_INPUT, cache_names, cache_shapes, choices, weight_shapes
 from ..progress import Track, silent
 from ..version import __version__
 from . import settle
@@ -71,7 +72,7 @@ def build(bundle: Bundle, *, layout: str, dtype: str, track: Track = silent, **l
         raise InputError(f"{NAME} takes no {', '.join(sorted(limits))}.", cause="its graphs run at any size")
     seconds = {}
     session = open_session(bundle, layout=layout, dtype=dtype)
-    for budget in track(bundle.budgets, "running every budget once"):
+    for budget in track(bundle.budgets_of(layout), "running every budget once"):
         start = time.perf_counter()
         one = np.zeros(1, np.int64)
         session.step(session.new_cache(budget, 1, 1), one[None], one[None], one, one)
@@ -145,13 +146,12 @@ class OnnxRuntimeSession:
         self.max_capacity = bundle.architecture.max_positions
         self._ort = library()
         self._sessions: dict[Path, Any] = {}
-        self._bound: dict[str, dict[str, Any]] = {}
+        self._bound: dict[tuple[str, int], dict[str, Any]] = {}
         self._weights = bundle.weights(dtype) if layout == "shared" else None
         self._memory = 0
         self._lock = threading.Lock()  # what threads share grows only while a call is prepared
-        self._graphs = bundle.graphs(layout, dtype)
         if layout != "per-budget":
-            self._session(next(iter(self._graphs.values())))
+            self._session(bundle.graph(layout, dtype))
 
     def new_cache(self, budget: Budget, batch: int, capacity: int) -> OnnxRuntimeCache:
         shapes = cache_shapes(self.bundle.architecture, budget, batch, capacity)
@@ -192,7 +192,7 @@ class OnnxRuntimeSession:
             cache.calls[key]()
         except Exception as error:  # see `_session`
             raise TargetError(
-                f"ONNX Runtime {self._ort.__version__} cannot run {self._graphs[cache.budget.name]}: {error}",
+                f"ONNX Runtime {self._ort.__version__} cannot run {self._graph(cache.budget)}: {error}",
                 cause="a token, position or cache slot out of range, or a damaged graph",
                 fix=f"flextron-export verify {self.bundle.path}",
             ) from error
@@ -200,7 +200,7 @@ class OnnxRuntimeSession:
 
     def memory(self) -> int:
         # What a session takes from memory that the process has free already does not show as growth.
-        packed = self.layout == "panels" and not self.low_memory
+        packed = self.layout in ("panels", ROUTED) and not self.low_memory
         return max(self._memory, (self.bundle.path / weights_file(self.dtype)).stat().st_size if packed else 0)
 
     def close(self) -> None:
@@ -209,7 +209,7 @@ class OnnxRuntimeSession:
 
     def _prepare(self, cache: OnnxRuntimeCache, length: int, count: int) -> None:
         """Bind the cache and token arrays once; every later call only changes what they hold."""
-        session = self._session(self._graphs[cache.budget.name])
+        session = self._session(self._graph(cache.budget))
         value = self._ort.OrtValue.ortvalue_from_numpy  # wraps the array's memory on CPU
         tokens: dict[str, np.ndarray] = {
             "ids": np.zeros((cache.batch, length), np.int64),
@@ -229,14 +229,21 @@ class OnnxRuntimeSession:
             held.append(value(cache.arrays[name]))
             binding.bind_ortvalue_input(name, held[-1])
             binding.bind_ortvalue_output(f"{name}.out", held[-1])
-        for name, bound in self._budget_inputs(cache.budget).items():
+        for name, bound in self._budget_inputs(cache.budget, cache.batch).items():
             binding.bind_ortvalue_input(name, bound)
         cache.tokens[length, count] = tokens
         cache.calls[length, count] = lambda held=held: session.run_with_iobinding(binding)  # type: ignore[misc]  # keeps the values alive
 
-    def _budget_inputs(self, budget: Budget) -> dict[str, Any]:
-        """What a budget adds to the inputs: candidate indices (`panels`), prefixes of the mapped weights (`shared`)."""
-        if budget.name not in self._bound:
+    def _graph(self, budget: Budget) -> Path:
+        return self.bundle.graph(self.layout, self.dtype, budget.name)
+
+    def _budget_inputs(self, budget: Budget, batch: int) -> dict[str, Any]:
+        """What a budget adds to the inputs.
+
+        Candidate indices (`panels`), prefixes of the mapped weights (`shared`), every sequence's target (`routed`).
+        """
+        key = budget.name, batch if self.layout == ROUTED else 0
+        if key not in self._bound:
             arrays: dict[str, np.ndarray] = {}
             if self.layout == "panels":
                 arrays = {
@@ -247,10 +254,11 @@ class OnnxRuntimeSession:
                     name: self._weights[name][: shape[0]]
                     for name, shape in weight_shapes(self.bundle.architecture, budget).items()
                 }
-            self._bound[budget.name] = {
-                name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()
-            }
-        return self._bound[budget.name]
+            if isinstance(budget, RoutedBudget) and self.bundle.router:
+                code = encode(self.bundle.router.targets, budget.target)
+                arrays = {TARGET_INPUT: np.tile(code, (batch, 1))}
+            self._bound[key] = {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        return self._bound[key]
 
     def _session(self, graph: Path) -> Any:
         if graph not in self._sessions:

@@ -1,4 +1,4 @@
-"""The verb `verify`: does every graph compute, for every budget, what the sliced torch model computes?
+"""The verb `verify`: does every graph compute, for every budget, what the sliced or routed torch model computes?
 
 Compared are the logits at every position over prefill, chunked prefill and token-by-token decode, alone and in a batch
 of three, and the greedy tokens wherever the two best logits are further apart than the tolerance.
@@ -16,6 +16,7 @@ import numpy as np
 from ..bundle.golden import Reference, read_golden
 from ..bundle.manifest import Bundle
 from ..elastic.checkpoint import MARKER, ElasticCheckpoint
+from ..elastic.router import RoutedBudget
 from ..elastic.widths import Budget
 from ..errors import InputError, VerificationError
 from ..files import sha256
@@ -69,7 +70,7 @@ def verify(bundle: str | Path, *, checkpoint: str | Path | None = None, track: T
             cause=f"its {MARKER} differs from the one at the time of the export",
             fix="pass the right checkpoint, or none to compare with the golden outputs in the bundle",
         )
-    return verify_bundle(opened, torch_references(source, opened.budgets, track), track=track)
+    return verify_bundle(opened, torch_references(source, opened.all_budgets, track), track=track)
 
 
 def verify_bundle(bundle: Bundle, references: Mapping[str, Reference] | None, *, track: Track = silent) -> list[Check]:
@@ -86,7 +87,7 @@ def verify_bundle(bundle: Bundle, references: Mapping[str, Reference] | None, *,
     ):
         expected = read_golden(bundle, dtype) if references is None else references
         session = open_session(bundle, layout=layout, dtype=dtype)
-        for budget in bundle.budgets:
+        for budget in bundle.budgets_of(layout):
             for mode, step in MODES.items():
                 for batch in (1, BATCH):
                     checks.append(_check(session, expected[budget.name], budget, layout, dtype, mode, step, batch))
@@ -109,19 +110,21 @@ def _check(
     # Batch 1 takes the last sequence, so that the three sequences of the batch are not all there is to see.
     chosen = slice(0, batch) if batch > 1 else slice(len(reference.ids) - 1, len(reference.ids))
     ids, expected, margin = reference.ids[chosen], reference.logits[chosen], reference.margin[chosen]
+    counts = np.full(ids.shape, True)
+    if reference.compared is not None:
+        counts = np.arange(ids.shape[1]) < reference.compared[chosen, None]
     best = np.empty(ids.shape, np.int64)
     difference = 0.0
     for start, logits in run_in_steps(session, budget, ids, step):
         stop = start + logits.shape[1]
         best[:, start:stop] = logits.argmax(-1)
         # A NaN must not hide behind a maximum.
-        difference = max(
-            difference,
-            float(np.nan_to_num(np.abs(logits[..., reference.vocabulary] - expected[:, start:stop]), nan=np.inf).max()),
-        )
+        apart = np.abs(logits[..., reference.vocabulary] - expected[:, start:stop])[counts[:, start:stop]]
+        difference = max(difference, float(np.nan_to_num(apart, nan=np.inf).max(initial=0)))
     tolerance = TOLERANCE[dtype]
     predicting = slice(reference.prompt - 1, ids.shape[1] - 1)
-    clear = margin[:, predicting] > 2 * tolerance * reference.scale  # both logits may move by the tolerance
+    # Both logits may move by the tolerance.
+    clear = (margin[:, predicting] > 2 * tolerance * reference.scale) & counts[:, predicting]
     wrong = (best[:, predicting] != ids[:, reference.prompt :]) & clear
     return Check(
         budget.name,
@@ -152,7 +155,9 @@ def run_in_steps(session: Any, budget: Budget, ids: np.ndarray, step: int) -> li
 def torch_references(
     source: ElasticCheckpoint, budgets: Sequence[Budget], track: Track = silent, *, seed: int = 0
 ) -> dict[str, Reference]:
-    """Run the sliced torch model of every budget: greedy continuations of random prompts, and logits at every position.
+    """Run the torch model of every budget: greedy continuations of random prompts, and logits at every position.
+
+    A budget's model is sliced; that of a router at a target is masked, token by token, as it chooses.
 
     Raises:
         VerificationError: slicing and masking disagree, so the checkpoint's widths do not mean what they should.
@@ -166,6 +171,9 @@ def torch_references(
     found = {}
     with torch.inference_mode():
         for budget in track(list(budgets), "running the torch model"):
+            if isinstance(budget, RoutedBudget) and budget.target < 1:
+                found[budget.name] = _routed_reference(model, source, budget.target, prompts)
+                continue
             with narrowed(model, source.architecture, budget):
                 ids = _greedy(model, torch.from_numpy(prompts), LENGTH - PROMPT)
                 logits = model(ids).logits.float()
@@ -176,16 +184,52 @@ def torch_references(
                     f"budget {budget.name}: the masked model differs from the sliced one by {difference:.1e} of the "
                     "largest logit."
                 )
-            top = logits.topk(2, dim=-1).values
-            found[budget.name] = Reference(
-                ids.numpy(),
-                PROMPT,
-                np.arange(logits.shape[-1]),
-                logits.numpy(),
-                (top[..., 0] - top[..., 1]).numpy(),
-                float(logits.abs().max()) or 1.0,
-            )
+            found[budget.name] = _reference(ids, logits)
     return found
+
+
+def _reference(ids: Any, logits: Any, compared: Any = None) -> Reference:
+    top = logits.topk(2, dim=-1).values
+    return Reference(
+        ids.numpy(),
+        PROMPT,
+        np.arange(logits.shape[-1]),
+        logits.numpy(),
+        (top[..., 0] - top[..., 1]).numpy(),
+        float(logits.abs().max()) or 1.0,
+        compared,
+    )
+
+
+def _routed_reference(model: Any, source: ElasticCheckpoint, target: float, prompts: np.ndarray) -> Reference:
+    """The model as its dynamic router chooses; `compared` ends where a choice was closer than rounding."""
+    import torch
+
+    from ..training.routers import Routers, one_hot
+    from ..training.routing import routed
+
+    router = source.router()
+    assert router is not None
+    routers = Routers(router.record, source.architecture)
+    routers.read(router)
+    of_target = routers.of(target)
+    close = torch.zeros(0)
+
+    def decide(layer: int, part: str, x: Any) -> Any:
+        nonlocal close
+        logits = of_target(layer, part, x)
+        if logits.shape[-1] > 1:
+            top = logits.topk(2, dim=-1).values
+            tie = top[..., 0] - top[..., 1] <= TOLERANCE["fp32"] * logits.abs().amax(-1)
+            close = close | tie if close.shape == tie.shape else tie
+        return one_hot(logits)
+
+    with routed(model, source.architecture, source.candidates, decide):
+        ids = _greedy(model, torch.from_numpy(prompts), LENGTH - PROMPT)
+        close = torch.zeros(ids.shape, dtype=torch.bool)
+        logits = model(ids).logits.float()
+    compared = np.where(close.any(1), close.int().argmax(1), close.shape[1])
+    return _reference(ids, logits, compared)
 
 
 def _greedy(model: Any, ids: Any, count: int) -> Any:

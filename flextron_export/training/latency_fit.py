@@ -17,6 +17,7 @@ import numpy as np
 from ..bundle.manifest import Bundle
 from ..elastic.widths import Budget, Candidates, LayerWidth
 from ..errors import InputError, MissingDependencyError
+from ..graph.contract import ROUTED
 from ..progress import Track, silent
 from ..runtime.calibrate import REPEATS, Rounds
 from ..runtime.opening import open_bundle
@@ -184,6 +185,11 @@ def fit_bundle(
             fix=f"use a phase of {', '.join(PHASES)}, and at least 1 of the others",
         )
     opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory)
+    if opening.layout == ROUTED:
+        raise InputError(
+            f"Layout {ROUTED} has no widths to fit a latency model to: every token chooses its own.",
+            fix="pass --layout panels",
+        )
     candidates, layers = opening.bundle.candidates, opening.bundle.architecture.num_layers
     free = opening.layout != "per-budget" and get_target(target).ANY_WIDTHS
     trained: tuple[Budget, ...] = opening.bundle.budgets
@@ -198,7 +204,8 @@ def fit_bundle(
     try:
         most = opening.max_tokens(session)
         tokens = min(tokens, most)
-        rounds = Rounds(session, opening.bundle, most, max_seconds)
+        vocabulary = opening.bundle.architecture.vocab_size
+        rounds = Rounds(session, opening.bundle.budgets, vocabulary, most, max_seconds)
         measure = rounds.decode if phase == "decode" else rounds.first_token
         for _ in track([phase], f"measuring {len(rounds.budgets)} sub-networks"):
             measure(tokens, repeats)

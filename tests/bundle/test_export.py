@@ -79,7 +79,11 @@ def test_only_what_is_asked_for_is_exported(checkpoint: ElasticCheckpoint, tmp_p
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"layouts": ["panels", "magic"]}, InputError, r"unknown layout 'magic' \(known: panels, shared, per-budget\)"),
+        (
+            {"layouts": ["panels", "magic"]},
+            InputError,
+            r"unknown layout 'magic' \(known: panels, shared, per-budget, routed\)",
+        ),
         ({"dtypes": ["fp8"]}, InputError, "unknown dtype 'fp8'"),
         ({"layouts": []}, InputError, "no layout was given"),
         ({"dtypes": []}, InputError, "no dtype was given"),

@@ -100,6 +100,7 @@ class Bundle:
 
     def graphs(self, layout: str, dtype: str) -> dict[str, Path]:
         """All graph files of a layout: budget name -> path (the same path for every budget unless `per-budget`)."""
+        self.graph(layout, dtype)  # without a router there is nothing in `routed` to ask for
         return {b.name: self.graph(layout, dtype, b.name) for b in self.budgets_of(layout)}
 
     def weights(self, dtype: str) -> SafetensorsFile:

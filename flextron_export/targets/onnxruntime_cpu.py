@@ -237,7 +237,7 @@ class OnnxRuntimeSession:
     def _graph(self, budget: Budget) -> Path:
         return self.bundle.graph(self.layout, self.dtype, budget.name)
 
-    def _budget_inputs(self, budget: Budget, batch: int) -> dict[str, Any]:
+    def _budget_inputs(self, budget: Budget, batch: int = 1) -> dict[str, Any]:
         """What a budget adds to the inputs.
 
         Candidate indices (`panels`), prefixes of the mapped weights (`shared`), every sequence's target (`routed`).

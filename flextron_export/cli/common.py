@@ -37,6 +37,24 @@ def target_options(function: F) -> F:
     return function
 
 
+def text_options(function: F) -> F:
+    """`--text` and `--text-field`."""
+    for option in (
+        click.option(
+            "--text-field", default="text", show_default=True, help="Field with the text in JSONL and data sets."
+        ),
+        click.option(
+            "--text",
+            multiple=True,
+            required=True,
+            help="Text: .txt or .jsonl, also .xz or .gz; or dataset:DIRECTORY_OR_NAME[:SPLIT[:CONFIGURATION]]; "
+            "may repeat.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def integers(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """Callback of an option that takes numbers with commas."""
     if value is None:

@@ -14,7 +14,7 @@ from ..training.importance import IMPORTANCE
 from ..training.optimizer import OPTIMIZERS
 from ..training.sampling import SAMPLINGS
 from ..training.settings import LOSSES, PRECISIONS
-from .common import DIRECTORY, json_option, print_json, print_table, show_warnings
+from .common import DIRECTORY, json_option, print_json, print_table, show_warnings, text_options
 
 
 def default(name: str) -> dict[str, Any]:
@@ -24,13 +24,7 @@ def default(name: str) -> dict[str, Any]:
 
 @click.command("elastify", short_help="Turn a Hugging Face model into an elastic checkpoint.")
 @click.argument("model", type=DIRECTORY)
-@click.option(
-    "--text",
-    multiple=True,
-    required=True,
-    help="Text: .txt or .jsonl, also .xz or .gz; or dataset:DIRECTORY_OR_NAME[:SPLIT[:CONFIGURATION]]; may repeat.",
-)
-@click.option("--text-field", help="Field with the text in JSONL and data sets.", **default("text_field"))
+@text_options
 @click.option("--out", type=DIRECTORY, required=True, help="Checkpoint directory to create.")
 @click.option("--tokens", type=int, help="Tokens to train on; 0 only sorts.", **default("tokens"))
 @click.option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import DIRECTORY, json_option, megabytes, print_json, print_table
+from .route import show_router
 
 if TYPE_CHECKING:
     from ..bundle.manifest import Bundle
@@ -34,6 +35,8 @@ def inspect_command(path: Path, as_json: bool) -> None:
     else:
         kind = "checkpoint"
         more = {"parent": opened.parent, "sorting": opened.sorting, "training": opened.training}
+        if (router := opened.router()) is not None:
+            more["router"] = router.record.to_json()
     found: dict[str, Any] = {
         "kind": kind,
         "path": str(path),
@@ -71,6 +74,8 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
 
 
 def _show(found: dict[str, Any], a: Architecture, budgets: tuple[Budget, ...]) -> None:
+    from ..elastic.router import RouterRecord
+
     click.echo(f"{found['kind']} {found['path']}")
     click.echo(
         f"{a.family}: {a.num_layers} layers, hidden {a.hidden_size}, {a.num_heads} query heads "
@@ -84,6 +89,8 @@ def _show(found: dict[str, Any], a: Architecture, budgets: tuple[Budget, ...]) -
         rows.append([budget.name, f"{budget.parameters(a):,}", *widths, loss])
     print_table("", ["budget", "parameters", "groups", "neurons", "validation loss"], rows)
     if found["kind"] == "checkpoint":
+        if "router" in found:
+            show_router(RouterRecord.from_json(found["router"]))
         return
     for dtype, names in found["layouts"].items():
         click.echo(f"layouts in {dtype}: {', '.join(names)}")

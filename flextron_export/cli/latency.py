@@ -27,6 +27,55 @@ def latency_command() -> None:
     """
 
 
+def latency_options(function: Any) -> Any:
+    """`--latency-model`, or `--latency-device` and what belongs to it; see `chosen_latency`."""
+    for option in (
+        click.option("--latency-dtype", default="fp16", show_default=True, help="Precision of the weights there."),
+        click.option("--latency-tokens", type=int, default=1024, show_default=True, help="Context or prompt length."),
+        click.option(
+            "--latency-phase",
+            type=click.Choice(("decode", "prefill")),
+            default="decode",
+            show_default=True,
+            help="Per token, or a whole prompt.",
+        ),
+        click.option("--latency-shape", help="Stand for a model of this shape: 1b, 7b or 8b."),
+        click.option(
+            "--latency-device", help="Instead of a file: a described device, such as jetson-agx-orin, or a .toml file."
+        ),
+        click.option("--latency-model", type=DIRECTORY, help="File of `latency fit` or `latency analytic`."),
+    ):
+        function = option(function)
+    return function
+
+
+def chosen_latency(
+    checkpoint: ElasticCheckpoint,
+    latency_model: Path | None,
+    latency_device: str | None,
+    latency_shape: str | None,
+    latency_phase: str,
+    latency_tokens: int,
+    latency_dtype: str,
+) -> LatencyModel:
+    """The latency model that `latency_options` ask for, of a file or of a described device."""
+    from ..training.latency_model import LatencyModel
+
+    if latency_device is None:
+        return LatencyModel.load(latency_model or "")
+    return analytic_model(checkpoint, latency_device, latency_shape, latency_phase, latency_tokens, latency_dtype)
+
+
+def check_latency_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Take `latency_options` out of all options; click's error if they do not fit together."""
+    latency = {name: options.pop(name) for name in list(options) if name.startswith("latency_")}
+    if (latency["latency_model"] is None) == (latency["latency_device"] is None):
+        raise click.UsageError("pass --latency-model FILE or --latency-device NAME, one of them")
+    if latency["latency_shape"] is not None and latency["latency_device"] is None:
+        raise click.UsageError("--latency-shape belongs to --latency-device")
+    return latency
+
+
 def model_options(tokens: int) -> Any:
     """`--phase`, `--tokens`, `--out` and `--json`."""
 

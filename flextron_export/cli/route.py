@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import DIRECTORY, json_option, names, print_json, print_table, show_warnings
+from .common import DIRECTORY, json_option, names, print_json, print_table, show_warnings, text_options
+from .latency import check_latency_options, chosen_latency, latency_options
+
+if TYPE_CHECKING:
+    from ..elastic.router import RouterRecord
 
 
 @click.command("route", short_help="Train a router, and budgets from it, for an elastic checkpoint.")
 @click.argument("checkpoint", type=DIRECTORY)
-@click.option("--text", type=DIRECTORY, multiple=True, required=True, help="Text: .txt, .txt.xz, .txt.gz; may repeat.")
+@text_options
 @click.option("--out", type=DIRECTORY, required=True, help="Checkpoint to create; CHECKPOINT itself with --overwrite.")
-@click.option(
-    "--latency-model", type=DIRECTORY, help="What widths cost: a file of `latency fit` or `latency analytic`."
-)
-@click.option(
-    "--latency-device", help="Instead of a file, a described device such as jetson-agx-orin, decoding in fp16."
-)
+@latency_options
 @click.option(
     "--kind",
     type=click.Choice(("static", "dynamic", "prompt")),
@@ -73,10 +72,8 @@ from .common import DIRECTORY, json_option, names, print_json, print_table, show
 @json_option
 def route_command(
     checkpoint: Path,
-    text: tuple[Path, ...],
+    text: tuple[str, ...],
     out: Path,
-    latency_model: Path | None,
-    latency_device: str | None,
     budget_targets: tuple[str, ...],
     as_json: bool,
     **options: Any,
@@ -91,25 +88,16 @@ def route_command(
       flextron-export latency analytic checkpoint --device jetson-agx-orin --out orin.json
       flextron-export route checkpoint --text prose.txt --latency-model orin.json --targets 1.0,0.75,0.5 --out routed
     """
-    if (latency_model is None) == (latency_device is None):
-        raise click.UsageError("pass --latency-model FILE or --latency-device NAME")
     from ..elastic.checkpoint import ElasticCheckpoint
-    from ..targets.device_description import device_description
-    from ..training.analytic_latency import analytic_latency
-    from ..training.latency_model import LatencyModel
     from ..training.route import route
 
+    latency_wanted = check_latency_options(options)
     show_warnings()
-    if latency_device is None:
-        table = LatencyModel.load(str(latency_model))
-    else:
-        opened = ElasticCheckpoint.open(checkpoint)
-        table = analytic_latency(opened.architecture, opened.candidates, device_description(latency_device))
     routed = route(
         checkpoint,
         text,
         out,
-        latency_model=table,
+        latency_model=chosen_latency(ElasticCheckpoint.open(checkpoint), **latency_wanted),
         budget_targets=budget_targets or None,
         progress=not as_json,
         **options,
@@ -122,6 +110,14 @@ def route_command(
             {"checkpoint": str(out), "router": record.to_json(), "budgets": [b.to_json() for b in routed.budgets]}
         )
         return
+    show_router(record)
+    click.echo(f"written to {out}")
+    if record.kind == "static":
+        click.echo(f"budgets: {', '.join(b.name for b in routed.budgets)}")
+
+
+def show_router(record: RouterRecord) -> None:
+    """Print what a router came to at every target."""
     rows = []
     for r in record.results:
         uniform = None if r["uniform_loss"] is None else f"{r['uniform_loss']:.3f}"
@@ -131,6 +127,3 @@ def route_command(
     mean = "" if record.kind == "static" else "mean "
     columns = ["target", f"{mean}ms", "of full", "nats per token", "uniform there", f"{mean}groups/neurons per layer"]
     print_table(f"{record.kind} router, by the latency model", columns, rows)
-    click.echo(f"written to {out}")
-    if record.kind == "static":
-        click.echo(f"budgets: {', '.join(b.name for b in routed.budgets)}")

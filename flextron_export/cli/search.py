@@ -7,22 +7,18 @@ from typing import Any
 
 import click
 
-from .common import DIRECTORY, json_option, names, print_json, print_table, show_warnings
-from .latency import analytic_model
+from .common import DIRECTORY, json_option, names, print_json, print_table, show_warnings, text_options
+from .latency import check_latency_options, chosen_latency, latency_options
 
 
 @click.command("search", short_help="Find budgets for latency targets, without a router.")
 @click.argument("checkpoint", type=DIRECTORY)
-@click.option("--text", type=DIRECTORY, multiple=True, required=True, help="Text: .txt, .txt.xz, .txt.gz; may repeat.")
-@click.option("--latency-model", type=DIRECTORY, help="File of `latency fit` or `latency analytic`.")
-@click.option("--device", help="Instead: a described device, such as jetson-agx-orin, or a .toml file.")
-@click.option("--shape", help="With --device: stand for a model of this shape: 1b, 7b or 8b.")
-@click.option("--phase", type=click.Choice(("decode", "prefill")), default="decode", help="With --device.")
-@click.option("--tokens", type=int, default=1024, show_default=True, help="With --device: context or prompt length.")
-@click.option("--dtype", default="fp16", show_default=True, help="With --device: precision of the weights.")
+@text_options
+@latency_options
 @click.option(
     "--targets",
-    callback=lambda _context, _parameter, value: names(_context, _parameter, (value,)),
+    multiple=True,
+    callback=names,
     required=True,
     help="Parts of the full model's latency, or times, with commas: 0.75,0.5,12ms.",
 )
@@ -30,19 +26,14 @@ from .latency import analytic_model
 @click.option("--sequences", type=int, default=32, show_default=True, help="Sequences that an evaluation reads.")
 @click.option("--length", type=int, default=128, show_default=True, help="Tokens per sequence.")
 @click.option("--max-evaluations", type=int, default=1000, show_default=True, help="Most losses to compute.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split of the text.")
+@click.option("--seed", type=int, help="Seed of the split of the text; elastify's by default.")
 @click.option("--threads", type=int, help="CPU threads; fewer are faster while other programs compute.")
+@click.option("--device", help="Torch device, such as cpu or cuda; a GPU by default if there is one.")
 @click.option("--overwrite", is_flag=True, help="Replace an elastic checkpoint at --out, which may be CHECKPOINT.")
 @json_option
 def search_command(
     checkpoint: Path,
-    text: tuple[Path, ...],
-    latency_model: Path | None,
-    device: str | None,
-    shape: str | None,
-    phase: str,
-    tokens: int,
-    dtype: str,
+    text: tuple[str, ...],
     targets: tuple[str, ...],
     out: Path,
     as_json: bool,
@@ -59,20 +50,13 @@ def search_command(
       flextron-export search checkpoint --text prose.txt --latency-model here.json --targets 0.75,0.5 --out routed
     """
     from ..elastic.checkpoint import ElasticCheckpoint
-    from ..training.latency_model import LatencyModel
     from ..training.search_checkpoint import search_checkpoint
 
-    if (latency_model is None) == (device is None):
-        raise click.UsageError("pass --latency-model or --device, one of them")
-    if shape is not None and device is None:
-        raise click.UsageError("--shape belongs to --device")
+    latency_wanted = check_latency_options(options)
     show_warnings()
     opened = ElasticCheckpoint.open(checkpoint)
     layers = opened.architecture.num_layers
-    if device is not None:
-        latency = analytic_model(opened, device, shape, phase, tokens, dtype)
-    else:
-        latency = LatencyModel.load(latency_model or "")
+    latency = chosen_latency(opened, **latency_wanted)
 
     def report(evaluations: int, loss: float) -> None:
         if evaluations % 50 == 0:

@@ -201,8 +201,7 @@ def elastify(
                 seed=seed,
                 field=text_field,
                 validation_share=VALIDATION_SHARE,
-                # A streamed data set may be larger than any disk: read what the run needs.
-                limit=round(max(tokens, VALIDATION_SEQUENCES * length / VALIDATION_SHARE) / (1 - VALIDATION_SHARE)),
+                limit=streamed_limit(tokens, length),
                 progress=progress and accelerator.is_main_process,
             )
         parent = {name: record.sha256 for name, record in weights.records().items()}
@@ -273,6 +272,16 @@ def elastify(
             remove(states.all())
         accelerator.wait_for_everyone()
     return ElasticCheckpoint.open(out)
+
+
+def streamed_limit(tokens: int, length: int) -> int:
+    """Tokens to read of a streamed data set, which may be larger than any disk: what a run needs.
+
+    Args:
+        tokens: to train on.
+        length: tokens per sequence.
+    """
+    return round(max(tokens, VALIDATION_SEQUENCES * length / VALIDATION_SHARE) / (1 - VALIDATION_SHARE))
 
 
 def sort_(

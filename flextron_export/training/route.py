@@ -7,22 +7,23 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..elastic.architecture import read_config
 from ..elastic.checkpoint import MARKER, ElasticCheckpoint
 from ..elastic.model import load_model
 from ..elastic.rewriting import with_budgets
 from ..elastic.router import KINDS, METHODS, RouterRecord, target_faults
 from ..elastic.tensors import tensor_specs
+from ..elastic.widths import Budget
 from ..errors import InputError, problems
 from ..files import check_new_directory
 from ..plots import check_image, widths_by_target
-from .corpus import read_text, split
-from .data import load_tokenizer, pack, spread
+from .checkpoint_text import checkpoint_text
+from .data import spread
 from .elastify import LEARNING_RATE, TORCH_NAMES, VALIDATION_SEQUENCES
 from .environment import default_device, quiet_transformers, require_training, thread_count, usable_device
 from .latency_model import LatencyModel
+from .latency_targets import FULL, parse_targets
 from .routed_latency import RoutedLatency
-from .router_budgets import FULL, parse_targets, router_budget
+from .router_budgets import router_budget
 from .router_settings import RouterSettings
 from .settings import TrainingSettings
 
@@ -51,6 +52,7 @@ def route(
     learning_rate: float = 1e-2,
     joint_learning_rate: float | None = None,
     threshold: float = 0.1,
+    text_field: str = "text",
     seed: int = 0,
     threads: int | None = None,
     device: str | None = None,
@@ -66,7 +68,8 @@ def route(
 
     Args:
         checkpoint: elastic checkpoint directory.
-        text: text files to train on; a twentieth of their documents is held out, the same as by `elastify`.
+        text: text files, JSONL files or data sets to train on, see `sources.read_parts`; a twentieth of their documents
+            is held out, the same as by `elastify`.
         out: checkpoint directory to create; may be `checkpoint` itself, with `overwrite`.
         latency_model: what widths cost, or a file of it.
         kind: `static`, `dynamic` (per token) or `prompt`.
@@ -81,6 +84,7 @@ def route(
         learning_rate: of the router.
         joint_learning_rate: of the model; default a tenth of `elastify`'s.
         threshold: error of the surrogate, in nats, below which the router steps.
+        text_field: field that holds the text in JSONL files and data sets.
         seed: of everything random but what is held out.
         threads: CPU threads, or None for torch's own choice.
         device: torch device; default a GPU if there is one.
@@ -107,12 +111,13 @@ def route(
             raise InputError(f"The {name} {value!r} is not known.", fix=f"use one of: {', '.join(known)}")
     table = latency_model if isinstance(latency_model, LatencyModel) else LatencyModel.load(latency_model)
     latency = RoutedLatency.of(table, architecture, candidates, kind)
-    trained = tuple(dict.fromkeys((1.0, *_targets(targets, latency))))
+    wanted = _targets(targets, latency)
+    trained = tuple(dict.fromkeys((1.0, *wanted.values())))
     if len(trained) == 1:
         raise InputError("There is no target below the full model's latency.", fix="pass --targets such as 0.75,0.5")
     problems(InputError, "these targets cannot be trained", target_faults(trained))
-    asked = trained if budget_targets is None else _targets(budget_targets, latency)
-    if outside := [f"{t:g}" for t in asked if not trained[-1] <= t <= 1]:
+    asked = wanted if budget_targets is None else _targets(budget_targets, latency)
+    if outside := [f"{t:g}" for t in asked.values() if not trained[-1] <= t <= 1]:
         raise InputError(
             f"The router is trained for targets from {trained[-1]:g} to 1, not for {', '.join(outside)}.",
             fix="add a smaller target to --targets",
@@ -138,12 +143,6 @@ def route(
     if plot is not None:
         check_image(Path(plot))
     check_new_directory(Path(out), marker=MARKER, overwrite=overwrite)
-    tokenizer, end = load_tokenizer(opened.path), read_config(opened.path).get("eos_token_id")
-    end = end[0] if isinstance(end, list) else end
-    # The same documents are held out as by elastify, or the router would be measured on what the model was trained on.
-    training, held_out = split(read_text(text), seed=opened.training.get("seed", 0))
-    packed = pack(training, tokenizer, length, architecture.vocab_size, end)
-    validation = spread(pack(held_out, tokenizer, length, architecture.vocab_size, end), VALIDATION_SEQUENCES)
     require_training()
     import torch
 
@@ -153,7 +152,12 @@ def route(
     from .router_report import report, uniform_points
     from .routers import Routers
 
-    with thread_count(threads), quiet_transformers():
+    with (
+        checkpoint_text(opened, text, length=length, field=text_field, progress=progress) as data,
+        thread_count(threads),
+        quiet_transformers(),
+    ):
+        packed, validation = data.train, spread(data.validation, VALIDATION_SEQUENCES)
         model = load_model(opened.path).to(usable_device(device or default_device()))
         torch.manual_seed(seed)
         routers = Routers(RouterRecord(kind, method, trained, hidden, candidates), architecture).to(model.device)
@@ -170,11 +174,15 @@ def route(
                 value.copy_(value.to(dtype))
         static = RoutedLatency.of(table, architecture, candidates, "static")
         uniform = uniform_points(model, routers, static, candidates.uniform_budgets(architecture), validation)
-        results = report(model, routers, latency, sorted({*trained, *asked}, reverse=True), uniform, validation)
-        budgets = {b.name: b for b in opened.budgets}
+        reported = {target: name for name, target in (wanted | asked).items()} | {1.0: FULL}
+        chosen: dict[float, Budget] = {}
         if kind == "static":
-            chosen = [router_budget(routers.numpy(), latency, target) for target in asked]
-            budgets |= {b.name: b for b in chosen if b.name != FULL or FULL not in budgets}
+            trained_router = routers.numpy()
+            chosen = {t: router_budget(trained_router, latency, t, name=name) for t, name in reported.items()}
+        results = report(model, routers, latency, sorted(reported, reverse=True), uniform, validation, chosen)
+        budgets = {b.name: b for b in opened.budgets}
+        new = [replace(chosen[target], name=name) for name, target in asked.items() if target in chosen]
+        budgets |= {b.name: b for b in new if b.name != FULL or FULL not in budgets}
         measured = [
             replace(b, validation_loss=validation_loss(model, architecture, b, validation)) for b in budgets.values()
         ]
@@ -205,12 +213,7 @@ def route(
         )
 
 
-def _targets(given: Sequence[float | str], latency: RoutedLatency) -> tuple[float, ...]:
-    try:
-        found = parse_targets(given, latency.full)
-    except ValueError as error:
-        raise InputError(
-            f"The targets cannot be read: {error}.", fix="write shares such as 0.75,0.5, or milliseconds such as 12ms"
-        ) from error
-    latency.check_targets(found)
+def _targets(given: Sequence[float | str], latency: RoutedLatency) -> dict[str, float]:
+    found = parse_targets(given, latency.full)
+    latency.check_targets(list(found.values()))
     return found

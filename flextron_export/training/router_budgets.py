@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from ..elastic.router import PARTS, Router
 from ..elastic.widths import Budget, LayerWidth
+from .latency_targets import budget_name
 from .routed_latency import RoutedLatency
 
-FULL = "full"
 TOLERANCE = 0.05
 """Largest difference from the latency asked for, relative."""
 
@@ -57,19 +56,25 @@ def choose(
     return choices
 
 
-def router_budget(router: Router, latency: RoutedLatency, target: float, prompt: np.ndarray | None = None) -> Budget:
-    """The budget that a static router (or, for a prompt, a prompt router) gives for a target, named after it."""
+def router_budget(
+    router: Router,
+    latency: RoutedLatency,
+    target: float,
+    prompt: np.ndarray | None = None,
+    *,
+    name: str | None = None,
+) -> Budget:
+    """The budget that a static router (or, for a prompt, a prompt router) gives for a target.
+
+    Args:
+        name: of the budget; default `budget_name` of the target.
+    """
     candidates = router.record.candidates
     widths = tuple(
         LayerWidth(candidates.groups[c["attention"]], candidates.neurons[c["ffn"]])
         for c in choose(router.layers(target, prompt), latency, target)
     )
-    return Budget(budget_name(target), widths)
-
-
-def budget_name(target: float) -> str:
-    """`t75` for three quarters of the full model's latency, `full` for all of it."""
-    return FULL if target == 1 else f"t{100 * target:.6g}"
+    return Budget(name or budget_name(target), widths)
 
 
 def uniform_loss(points: Sequence[tuple[float, float]], milliseconds: float) -> float | None:
@@ -84,16 +89,3 @@ def uniform_loss(points: Sequence[tuple[float, float]], milliseconds: float) -> 
         return None
     losses = np.minimum.accumulate([loss for _, loss in ordered])
     return float(np.interp(milliseconds, [ms for ms, _ in ordered], losses))
-
-
-def parse_targets(targets: Sequence[Any], full: float) -> tuple[float, ...]:
-    """Targets relative to the full model, widest first: numbers as they are, `12ms` as a share of `full` milliseconds.
-
-    Raises:
-        ValueError: one is neither.
-    """
-    found = set()
-    for target in targets:
-        text = str(target).strip().lower()
-        found.add(float(text[:-2]) / full if text.endswith("ms") else float(text))
-    return tuple(sorted(found, reverse=True))

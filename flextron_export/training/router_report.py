@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,10 +57,12 @@ def report(
     targets: Sequence[float],
     uniform: Sequence[tuple[float, float]],
     tokens: np.ndarray,
+    budgets: Mapping[float, Budget] | None = None,
 ) -> list[TargetResult]:
     """Measure routers at targets, trained or between trained ones.
 
     Args:
+        budgets: of targets, what the router chose for them; others are asked for here.
         uniform: (milliseconds, loss) of uniform budgets, measured on the same predictions (see `uncounted`).
         tokens: int64 [sequences, length], held out.
     """
@@ -68,7 +70,10 @@ def report(
     results = []
     for target in targets:
         measure = _routed if routers.record.kind != "static" and target < 1 else _static
-        milliseconds, loss, widths, budget = measure(model, routers, latency, target, tokens)
+        if budgets is not None and target in budgets:
+            milliseconds, loss, widths, budget = _budget(model, routers, latency, budgets[target], tokens)
+        else:
+            milliseconds, loss, widths, budget = measure(model, routers, latency, target, tokens)
         relative = milliseconds / latency.full
         results.append(
             TargetResult(target, milliseconds, relative, loss, uniform_loss(uniform, milliseconds), widths, budget)
@@ -80,9 +85,12 @@ Measured = tuple[float, float, tuple[tuple[float, float], ...], str | None]
 
 
 def _static(model: Any, routers: Routers, latency: RoutedLatency, target: float, tokens: np.ndarray) -> Measured:
-    architecture = routers.architecture
-    budget = full_budget(architecture) if target == 1 else router_budget(routers.numpy(), latency, target)
-    loss = validation_loss(model, architecture, budget, tokens, skip=uncounted(routers, tokens))
+    budget = full_budget(routers.architecture) if target == 1 else router_budget(routers.numpy(), latency, target)
+    return _budget(model, routers, latency, budget, tokens)
+
+
+def _budget(model: Any, routers: Routers, latency: RoutedLatency, budget: Budget, tokens: np.ndarray) -> Measured:
+    loss = validation_loss(model, routers.architecture, budget, tokens, skip=uncounted(routers, tokens))
     widths = tuple((float(w.groups), float(w.neurons)) for w in budget.layers)
     return latency.of_budget(budget, routers.record.candidates), loss, widths, budget.name
 

@@ -6,51 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..elastic.architecture import read_config
 from ..elastic.checkpoint import ElasticCheckpoint
 from ..elastic.model import load_model
 from ..elastic.rewriting import with_budgets
 from ..elastic.widths import Budget
 from ..errors import InputError
-from .corpus import read_text, split
-from .data import load_tokenizer, pack, spread
+from .checkpoint_text import checkpoint_text
+from .data import spread
 from .elastify import VALIDATION_SEQUENCES
 from .environment import default_device, quiet_transformers, require_training, thread_count, usable_device
 from .evaluate import validation_loss
 from .latency_model import LatencyModel
+from .latency_targets import parse_targets
 from .search import Found, check_targets, search
 
 SEQUENCES = 32
 MAX_EVALUATIONS = 1000
-
-
-def parse_targets(targets: Sequence[str | float], full: float) -> dict[str, float]:
-    """Names of budgets and milliseconds: `0.75` is `t75`, three quarters of the full model's; `12ms` is `t12ms`.
-
-    Raises:
-        InputError: naming every target that is neither, or that is there twice.
-    """
-    found: dict[str, float] = {}
-    bad = []
-    for target in targets:
-        text = str(target).strip().lower()
-        milliseconds = text.endswith("ms")
-        try:
-            value = float(text.removesuffix("ms"))
-        except ValueError:
-            value = 0.0
-        if not 0 < value < float("inf") or (not milliseconds and value > 1):
-            bad.append(
-                f"{text!r} is neither a part of the full model's latency, such as 0.75, nor a time, such as 12ms"
-            )
-            continue
-        name = f"t{value:g}ms" if milliseconds else f"t{100 * value:g}"
-        if name in found:
-            bad.append(f"{text!r} is there twice")
-        found[name] = value if milliseconds else value * full
-    if bad or not found:
-        raise InputError("The targets cannot be used: " + ("; ".join(bad) or "there is none") + ".")
-    return found
 
 
 def search_checkpoint(
@@ -63,7 +34,8 @@ def search_checkpoint(
     sequences: int = SEQUENCES,
     length: int = 128,
     max_evaluations: int | None = MAX_EVALUATIONS,
-    seed: int = 0,
+    text_field: str = "text",
+    seed: int | None = None,
     threads: int | None = None,
     device: str | None = None,
     overwrite: bool = False,
@@ -71,20 +43,21 @@ def search_checkpoint(
 ) -> tuple[ElasticCheckpoint, list[Found]]:
     """Search per-layer widths for latency targets and write them as named budgets into a new checkpoint.
 
-    The search sees documents that `elastify` trains on, given the same text and seed; the losses that are written and
+    The search sees documents that `elastify` trains on, given the same text; the losses that are written and
     returned are of those it holds out. Budgets of the same names are replaced, others kept. A failure leaves what stood
     at `out`.
 
     Args:
         checkpoint: an elastic checkpoint.
-        text: text files.
+        text: text files, JSONL files or data sets, see `sources.read_parts`.
         latency: fitted or analytic; adapted to the checkpoint (`LatencyModel.for_model`).
         targets: parts of the full model's latency, or times such as `12ms`.
         out: checkpoint directory to create, or with `overwrite` the checkpoint itself.
         sequences: of the text, that every evaluation of the search reads.
         length: tokens per sequence.
         max_evaluations: most losses to compute for the search; None for no limit.
-        seed: of the split of the text.
+        text_field: field that holds the text in JSONL files and data sets.
+        seed: of the split of the text; default that of `elastify`.
         threads: CPU threads.
         device: torch device; default a GPU if there is one.
         overwrite: replace an elastic checkpoint at `out`.
@@ -105,7 +78,8 @@ def search_checkpoint(
     layers = architecture.num_layers
     # Everything that can be refused is refused before torch is imported and minutes are spent.
     latency = latency.for_model(candidates, layers)
-    wanted = parse_targets(targets, latency.full(layers))
+    full = latency.full(layers)
+    wanted = {name: share * full for name, share in parse_targets(targets, full).items()}
     check_targets(latency, layers, wanted)
     if sequences < 1 or length < 2 or (max_evaluations is not None and max_evaluations < 1):
         raise InputError(
@@ -115,16 +89,14 @@ def search_checkpoint(
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists.", fix="choose another --out, or pass --overwrite")
     checkpoint.weights()
-    tokenizer, end = load_tokenizer(checkpoint.path), read_config(checkpoint.path).get("eos_token_id")
-    end = end[0] if isinstance(end, list) else end
-    seen, held_out = (
-        pack(documents, tokenizer, length, architecture.vocab_size, end)
-        for documents in split(read_text(text), seed=seed)
-    )
-    seen, held_out = spread(seen, sequences), spread(held_out, VALIDATION_SEQUENCES)
     require_training()
     device = usable_device(device or default_device())
-    with thread_count(threads), quiet_transformers():
+    with (
+        checkpoint_text(checkpoint, text, length=length, field=text_field, seed=seed) as data,
+        thread_count(threads),
+        quiet_transformers(),
+    ):
+        seen, held_out = spread(data.train, sequences), spread(data.validation, VALIDATION_SEQUENCES)
         model = load_model(checkpoint.path).to(device)
 
         def measured(budget: Budget) -> Budget:
@@ -148,7 +120,7 @@ def search_checkpoint(
         "latency_model": latency.to_json(),
         "sequences": len(seen),
         "length": length,
-        "seed": seed,
+        "seed": checkpoint.training.get("seed", 0) if seed is None else seed,
     }
     budgets = [b for b in checkpoint.budgets if b.name not in wanted] + [f.budget for f in found]
     return with_budgets(checkpoint, budgets, out, notes={"search": record}, overwrite=overwrite), found

@@ -10,6 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from flextron_export.cli.inspect import inspect_command
 from flextron_export.cli.route import route_command
 from flextron_export.elastic.router import KINDS, METHODS
 from flextron_export.training.latency_model import LatencyModel
@@ -19,7 +20,7 @@ from flextron_export.training.route import route
 def test_choices_and_defaults_are_those_of_the_function() -> None:
     options = {p.name: p for p in route_command.params}
     choices = {name: tuple(p.type.choices) for name, p in options.items() if isinstance(p.type, click.Choice)}
-    assert choices == {"kind": KINDS, "method": METHODS}
+    assert choices == {"kind": KINDS, "method": METHODS, "latency_phase": ("decode", "prefill")}
     for name, parameter in signature(route).parameters.items():
         if name not in ("checkpoint", "text", "out", "latency_model", "targets", "budget_targets", "progress"):
             assert not parameter.default or options[name].default == parameter.default, name
@@ -41,5 +42,9 @@ def test_it_prints_what_every_target_came_to(tiny_checkpoint: Path, tiny_text: P
     value = json.loads(result.stdout)
     assert [r["target"] for r in value["router"]["results"]] == [1, 0.8]
     assert "t80" in {b["name"] for b in value["budgets"]}
+    shown = CliRunner().invoke(inspect_command, [str(tmp_path / "out")], catch_exceptions=False)
+    assert "static router" in shown.stdout and "nats per token" in shown.stdout
+    shown = CliRunner().invoke(inspect_command, [str(tmp_path / "out"), "--json"], catch_exceptions=False)
+    assert json.loads(shown.stdout)["router"] == value["router"]
     assert CliRunner().invoke(route_command, arguments).exit_code == 2
     assert CliRunner().invoke(route_command, [*arguments, *known, "--latency-device", "h100"]).exit_code == 2

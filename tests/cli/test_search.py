@@ -9,7 +9,16 @@ from flextron_export.elastic.checkpoint import ElasticCheckpoint
 
 def test_budgets_are_found_for_a_described_device(call, tiny_checkpoint, tiny_text, tmp_path):
     quick = ("--text", tiny_text, "--length", 32, "--sequences", 2, "--threads", 1, "--max-evaluations", 30)
-    how = ("--device", "jetson-orin-nano", "--shape", "7b", "--dtype", "int4", "--targets", "0.8,0.6")
+    how = (
+        "--latency-device",
+        "jetson-orin-nano",
+        "--latency-shape",
+        "7b",
+        "--latency-dtype",
+        "int4",
+        "--targets",
+        "0.8,0.6",
+    )
     done = call("search", tiny_checkpoint, *quick, *how, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert "best uniform" in done.output and "t80" in done.output
@@ -25,7 +34,11 @@ def test_budgets_are_found_for_a_described_device(call, tiny_checkpoint, tiny_te
 def test_one_latency_model_is_needed_and_targets_must_be_possible(call, tiny_checkpoint, tiny_text, tmp_path):
     common = ("search", tiny_checkpoint, "--text", tiny_text, "--out", tmp_path / "out")
     assert call(*common, "--targets", "0.5").exit_code == 2
+    both = ("--latency-model", "here.json", "--latency-device", "h100")
+    assert call(*common, "--targets", "0.5", *both).exit_code == 2
+    done = call(*common, "--targets", "0.5", "--latency-model", "here.json", "--latency-shape", "7b")
+    assert done.exit_code == 2 and "--latency-shape belongs to --latency-device" in done.output
     done = call(*common, "--targets", "0.5", "--latency-model", tmp_path / "none.json")
     assert done.exit_code == 3 and "There is no latency model" in done.output
-    done = call(*common, "--targets", "0.001", "--device", "h100")
+    done = call(*common, "--targets", "0.001", "--latency-device", "h100")
     assert done.exit_code == 3 and "but the fastest network" in done.output

@@ -143,10 +143,10 @@ def test_a_checkpoint_is_extended_in_place_only_when_asked(
     [
         ({"kind": "psychic"}, InputError, "kind 'psychic'(.|\n)*static, dynamic, prompt"),
         ({"method": "guess"}, InputError, "method 'guess'(.|\n)*gumbel, surrogate"),
-        ({"targets": (1.2,)}, InputError, r"1\.2 is no share"),
+        ({"targets": (1.2,)}, InputError, r"'1\.2' is neither a share"),
         ({"targets": (0.3,)}, InputError, r"0\.3 is below 0\.5(.|\n)*fastest .* reach is 0\.500"),
         ({"targets": ("0.1ms",)}, InputError, r"0\.1 is below"),
-        ({"targets": ("fast",)}, InputError, "targets cannot be read"),
+        ({"targets": ("fast",)}, InputError, "'fast' is neither a share"),
         ({"targets": (1,)}, InputError, "no target below"),
         ({"budget_targets": (0.6,)}, InputError, r"from 0\.7 to 1, not for 0\.6"),
         ({"latency_model": LatencyModel("decode", 8, 0.1, (0.1,), (0.1,))}, InputError, "1 entries for groups"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flextron_export.training.routed_latency import RoutedLatency
-from flextron_export.training.router_budgets import TOLERANCE, budget_name, choose, parse_targets, uniform_loss
+from flextron_export.training.router_budgets import TOLERANCE, choose, uniform_loss
 
 FINE = RoutedLatency(2.0, (0.5, 1.0, 1.5, 2.0), (1.0, 2.0, 3.0, 4.0), 12)
 COARSE = RoutedLatency(0.0, (1.0, 10.0), (1.0, 10.0), 1)
@@ -65,11 +65,3 @@ def test_uniform_widths_are_compared_at_the_same_latency() -> None:
     assert uniform_loss(points, 6.0) == pytest.approx(3.6)
     assert uniform_loss(points, 9.0) == pytest.approx(3.2)
     assert uniform_loss(points, 3.0) is None and uniform_loss(points, 11.0) is None and uniform_loss([], 5.0) is None
-
-
-def test_targets_are_shares_or_milliseconds() -> None:
-    assert parse_targets(["0.5", 1, "10 ms", "5ms", 0.5], 20.0) == (1.0, 0.5, 0.25)
-    for bad in ("fast", "ms", ""):
-        with pytest.raises(ValueError):
-            parse_targets([bad], 20.0)
-    assert [budget_name(t) for t in (1.0, 0.75, 0.625)] == ["full", "t75", "t62.5"]

@@ -11,7 +11,7 @@ from flextron_export.elastic.widths import Budget, Candidates, LayerWidth
 from flextron_export.errors import InputError
 from flextron_export.training.latency_model import LatencyModel
 from flextron_export.training.search import search
-from flextron_export.training.search_checkpoint import parse_targets, search_checkpoint
+from flextron_export.training.search_checkpoint import search_checkpoint
 
 CANDIDATES = Candidates((2, 4, 8), (32, 64, 128))
 LAYERS = 6
@@ -101,19 +101,6 @@ def test_targets_below_the_fastest_network_are_refused_with_its_latency() -> Non
 def test_a_latency_model_of_other_candidates_is_refused() -> None:
     with pytest.raises(InputError, match="3 entries for groups, there are 2 candidates"):
         search(loss, LATENCY, Candidates((4, 8), (32, 64, 128)), LAYERS, targets(0.5))
-
-
-def test_targets_are_parts_of_the_full_latency_or_times() -> None:
-    assert parse_targets(["0.75", 0.5, "12ms", " 0.125 "], 20.0) == {"t75": 15, "t50": 10, "t12ms": 12, "t12.5": 2.5}
-
-
-def test_targets_that_are_neither_are_refused_all_at_once() -> None:
-    with pytest.raises(
-        InputError, match=r"'fast' is neither.*'12' is neither.*'-1ms' is neither.*'0\.50' is there twice"
-    ):
-        parse_targets(["fast", "12", "-1ms", "0.5", "0.50"], 20.0)
-    with pytest.raises(InputError, match="there is none"):
-        parse_targets([], 20.0)
 
 
 def _proportional(checkpoint: ElasticCheckpoint) -> LatencyModel:

@@ -89,8 +89,9 @@ def test_equal_compute_means_equal_operations() -> None:
 def test_a_verdict_needs_more_than_noise_and_seeds_that_agree() -> None:
     assert verdict(Spread((-0.1, -0.08, -0.12)), 0.02) == "lower"
     assert verdict(Spread((0.05, 0.04, 0.06)), 0.02) == "higher"
-    assert verdict(Spread((0.3, 0.2, -0.01)), 0.02) == "equal within noise"
-    assert verdict(Spread((0.01, 0.015, 0.005)), 0.02) == "equal within noise"
+    assert verdict(Spread((0.3, 0.2, -0.01)), 0.02) == "equal"
+    assert verdict(Spread((0.5, 0.05, 0.05)), 0.02) == "equal"
+    assert verdict(Spread((0.01, 0.015, 0.005)), 0.02) == "equal"
 
 
 def test_a_difference_is_taken_seed_by_seed() -> None:

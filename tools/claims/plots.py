@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tools.claims.tables import Spread
 from tools.claims.widths import BUDGETS
 
 if TYPE_CHECKING:
@@ -31,10 +32,7 @@ def _series(
         axes.errorbar(
             [x for x, _ in points],
             [loss.mean for _, loss in points],
-            [
-                [loss.mean - min(loss.values) for _, loss in points],
-                [max(loss.values) - loss.mean for _, loss in points],
-            ],
+            _range([loss for _, loss in points]),
             label=label,
             capsize=3,
             **style,
@@ -64,7 +62,7 @@ def quality(numbers: Numbers, path: Path) -> None:
             axes.errorbar(
                 [x],
                 [loss.mean],
-                [[loss.mean - min(loss.values)], [max(loss.values) - loss.mean]],
+                _range([loss]),
                 fmt="^" if whole else "v",
                 color="tab:red",
                 markerfacecolor="tab:red" if whole else "none",
@@ -99,39 +97,51 @@ def sorting(numbers: Numbers, path: Path) -> None:
     _figure(path, draw)
 
 
+WAYS = (
+    ("uniform", "same widths in every layer", "o", "tab:gray"),
+    ("search", "search", "s", "tab:orange"),
+    ("static", "static router", "^", "tab:blue"),
+    ("dynamic", "dynamic router, mean latency", "D", "tab:green"),
+)
+"""Ways to choose widths: name, label, marker, colour."""
+
+
 def routers(numbers: Numbers, path: Path) -> None:
-    """Loss over latency of the ways to choose widths, mean and range."""
+    """Loss over latency of the ways to choose widths, mean and range: on the sorted base, and on the elastic model."""
 
     def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
-        ways = (
-            ("uniform", "same widths in every layer", "o", "tab:gray"),
-            ("search", "search", "s", "tab:orange"),
-            ("static", "static router", "^", "tab:blue"),
-            ("dynamic", "dynamic router, mean latency", "D", "tab:green"),
-        )
-        for way, label, marker, color in ways:
-            if ("search" if way == "uniform" else way) not in numbers:
-                continue
-            count = range(len(numbers.points(way)))
-            latencies, losses = ([numbers.point(way, i, q) for i in count] for q in ("latency", "loss"))
-            axes.errorbar(
-                [x.mean for x in latencies],
-                [y.mean for y in losses],
-                [[y.mean - min(y.values) for y in losses], [max(y.values) - y.mean for y in losses]],
-                [[x.mean - min(x.values) for x in latencies], [max(x.values) - x.mean for x in latencies]],
-                fmt=f"{marker}-",
-                color=color,
-                label=label,
-                capsize=3,
-                alpha=0.85,
-            )
-        axes.set_xlabel("latency relative to the full model (decoding, 7B shape, by data sheet)")
-        axes.set_ylabel("validation loss (nats per token)")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=9)
+        for axes, suffix, title in zip(
+            figure.subplots(1, 2), ("-sorted", ""), ("only sorted", "after elastic training"), strict=True
+        ):
+            for way, label, marker, color in WAYS:
+                name = f"{way}{suffix}"
+                if name.replace("uniform", "search") not in numbers:
+                    continue
+                count = range(len(numbers.points(name)))
+                latencies, losses = ([numbers.point(name, i, q) for i in count] for q in ("latency", "loss"))
+                axes.errorbar(
+                    [x.mean for x in latencies],
+                    [y.mean for y in losses],
+                    _range(losses),
+                    _range(latencies),
+                    fmt=f"{marker}-",
+                    color=color,
+                    label=label,
+                    capsize=3,
+                    alpha=0.85,
+                )
+            axes.set_title(title, fontsize=10)
+            axes.set_xlabel("latency relative to the full model")
+            axes.grid(alpha=0.3)
+            axes.legend(frameon=False, fontsize=9)
+        figure.axes[0].set_ylabel("validation loss (nats per token)")
 
-    _figure(path, draw)
+    _figure(path, draw, (11, 4.6))
+
+
+def _range(spreads: Sequence[Spread]) -> list[list[float]]:
+    """From the means down to the least and up to the greatest of the seeds."""
+    return [[s.mean - min(s.values) for s in spreads], [max(s.values) - s.mean for s in spreads]]
 
 
 def widths(numbers: Numbers, path: Path) -> None:

@@ -25,7 +25,7 @@ TARGETS = ((0.75, 0.75), (0.625, 0.75), (0.625, 0.625), (0.625, 0.5))
 LATENCY: dict[str, Any] = {"stands_for": "7b", "device": "jetson-agx-orin", "context": 1024}
 """Latency is that of decoding with Llama 2 7B's layers, by this device's data sheet: not the toy's own overhead."""
 
-ROUTER_SHARE = 0.1
+ROUTER_SHARE = 0.3
 """Tokens that routers are trained on, as a share of the base's."""
 
 ENOUGH = 0.75

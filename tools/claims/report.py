@@ -16,10 +16,12 @@ from flextron_export.training.router_budgets import uniform_loss
 from tools.claims import plots
 from tools.claims.protocol import ORDERS, Protocol
 from tools.claims.runs import Store
-from tools.claims.tables import Spread, markdown
+from tools.claims.tables import Spread, markdown, verdict
 from tools.claims.widths import BUDGETS, budget_named
 
 SMALLEST = "p50"
+NOISE = 0.01
+"""Nats within which two means count as equal."""
 
 LABELS = {
     "base": "base",
@@ -148,13 +150,37 @@ def sorting(numbers: Numbers) -> str:
 
 def from_scratch(numbers: Numbers) -> str:
     """Claim (b)."""
-    names = ["base", "order-sorted", *numbers.starting("elastic-sorted"), *numbers.starting("scratch-")]
-    return "### (b)\n\n" + _losses(numbers, [name for name in names if name in numbers])
+    elastic, scratch = numbers.starting("elastic-sorted"), numbers.starting("scratch-")
+    rows = []
+    for name in elastic:
+        for what in ("tokens", "operations"):
+            # Where no run has as many operations, the network that read everything is nearest, or has more.
+            nearest = min(scratch, key=lambda s: abs(numbers.share(s, what) - numbers.share(name, what)))
+            rows.append(_compared(numbers, name, nearest, SMALLEST))
+        rows.append(_compared(numbers, name, f"scratch-{SMALLEST}-100", SMALLEST))
+    names = [name for name in ("base", "order-sorted", *elastic, *scratch) if name in numbers]
+    return "### (b)\n\n" + _losses(numbers, names) + "\n" + markdown(COMPARED, list(dict.fromkeys(rows)))
 
 
 def one_or_many(numbers: Numbers) -> str:
     """Claim (c)."""
-    return "### (c)\n\n" + _losses(numbers, [*numbers.starting("elastic-sorted"), *numbers.starting("alone-")])
+    elastic, alone = numbers.starting("elastic-sorted"), numbers.starting("alone-")
+    rows = [_compared(numbers, elastic[-1], name, name.split("-")[1]) for name in alone]
+    return "### (c)\n\n" + _losses(numbers, [*elastic, *alone]) + "\n" + markdown(COMPARED, rows)
+
+
+COMPARED = ("elastic, tokens", "width", "against", "tokens", "operations", "difference", "elastic is")
+
+
+def _compared(numbers: Numbers, elastic: str, other: str, budget: str) -> tuple[str, ...]:
+    """The loss of a width after an elastic run against that of a network trained for that width alone."""
+    ours, theirs = numbers.loss(elastic, budget), numbers.loss(other, budget) or numbers.loss(other)
+    assert ours is not None and theirs is not None
+    shares = [f"{100 * numbers.share(n, q):.1f} %" for n, q in ((elastic, "tokens"), (other, "tokens"))]
+    operations = f"{numbers.share(other, 'operations') / numbers.share(elastic, 'operations'):.2f} of elastic's"
+    apart = ours - theirs
+    word = LABELS[other.split("-")[0]]
+    return (shares[0], budget, word, shares[1], operations, apart.signed(), verdict(apart, NOISE))
 
 
 def full_model(numbers: Numbers) -> str:
@@ -165,8 +191,10 @@ def full_model(numbers: Numbers) -> str:
         loss = numbers.loss(name)
         if loss is not None and base is not None:
             tokens = f"{100 * numbers.share(name, 'tokens'):.1f} %"
-            rows.append([LABELS[name.split("-")[0]], tokens, str(loss), (loss - base).signed()])
-    return "### (f)\n\n" + markdown(["run", "tokens", "full", "against the base"], rows)
+            apart = loss - base
+            row = [LABELS[name.split("-")[0]], tokens, str(loss), apart.signed()]
+            rows.append([*row, "–" if name == "base" else verdict(apart, NOISE)])
+    return "### (f)\n\n" + markdown(["run", "tokens", "full", "against the base", "which is"], rows)
 
 
 def router_and_search(numbers: Numbers) -> str:
@@ -198,7 +226,9 @@ def dynamic_and_static(numbers: Numbers) -> str:
 
 
 def difference(loss: Spread, other: Spread | None) -> str:
-    return "–" if other is None else (loss - other).signed()
+    if other is None:
+        return "–"
+    return f"{(loss - other).signed()} ({verdict(loss - other, NOISE)})"
 
 
 def _losses(numbers: Numbers, names: Sequence[str]) -> str:

@@ -40,13 +40,15 @@ class Spread:
 
 
 def verdict(difference: Spread, noise: float) -> str:
-    """Whether the first of two losses is `lower`, `higher` or `equal within noise`.
+    """Whether the first of two losses is `lower`, `higher` or, within noise, `equal`.
 
-    It is lower or higher if the mean differs by more than the noise and every seed agrees about the sign.
+    It is lower or higher if the mean differs by more than the noise and by more than the standard deviation over the
+    seeds, and every seed agrees about the sign.
     """
-    if abs(difference.mean) <= noise or len({value > 0 for value in difference.values}) > 1:
-        return "equal within noise"
-    return "lower" if difference.mean < 0 else "higher"
+    mean, values = difference.mean, difference.values
+    if abs(mean) <= max(noise, difference.deviation) or len({value > 0 for value in values}) > 1:
+        return "equal"
+    return "lower" if mean < 0 else "higher"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

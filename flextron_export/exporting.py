@@ -18,7 +18,7 @@ from .elastic.router import RouterRecord
 from .elastic.safetensors import SafetensorsFile
 from .errors import InputError, MissingDependencyError, problems
 from .files import new_directory, sha256
-from .graph.contract import ALL_LAYOUTS, DTYPES, LAYOUTS, ROUTED, ROUTED_DTYPE, graph_file
+from .graph.contract import ALL_LAYOUTS, DTYPES, LAYOUTS, PROMPT_ROUTER, ROUTED, ROUTED_DTYPE, graph_file
 from .progress import Track, silent
 from .version import __version__
 
@@ -60,9 +60,9 @@ def export(
     _check_choices(layouts, dtypes, budgets)
     _check_libraries(verify)
     source = ElasticCheckpoint.open(checkpoint)
-    router = _dynamic_router(source)
+    router = _router(source)
     kept = _layouts(source, router, layouts, dtypes)
-    if all(ROUTED not in names for names in kept.values()):
+    if router and router.kind == "dynamic" and all(ROUTED not in names for names in kept.values()):
         router = None
     chosen = tuple(source.budget(name) for name in budgets) if budgets else source.budgets
     source.check_files(hashes=True)
@@ -77,6 +77,8 @@ def export(
         for dtype in kept:
             files[weights_file(dtype)] = write_weights(directory, source.architecture, weights, dtype, track)
         graphs = write_graphs(directory, source, chosen, kept, track)
+        if router and router.kind == "prompt":
+            graphs += write_prompt_router(directory, source, router)
         origin = {
             "checkpoint_sha256": sha256(source.path / CHECKPOINT_MARKER),
             "parent": source.parent,
@@ -133,16 +135,28 @@ def write_graphs(
             source.candidates,
             SafetensorsFile(directory / weights_file(dtype)),
             budget,
-            _dynamic_router(source) if layout == ROUTED else None,
+            _router(source) if layout == ROUTED else None,
         )
         (directory / name).write_bytes(onnx_ir.to_proto(model).SerializeToString())
         written.append(name)
     return written
 
 
-def _dynamic_router(source: ElasticCheckpoint) -> RouterRecord | None:
+def write_prompt_router(directory: Path, source: ElasticCheckpoint, router: RouterRecord) -> list[str]:
+    """Write the graph of a prompt router beside its weights; return its name."""
+    import onnx_ir
+
+    from .graph.prompt_router import build_prompt_router
+
+    model = build_prompt_router(router, source.architecture, SafetensorsFile(directory / ROUTER_FILE))
+    (directory / PROMPT_ROUTER).write_bytes(onnx_ir.to_proto(model).SerializeToString())
+    return [PROMPT_ROUTER]
+
+
+def _router(source: ElasticCheckpoint) -> RouterRecord | None:
+    """The router that is needed to run: a static one has become budgets."""
     router = source.router()
-    return router.record if router and router.record.kind == "dynamic" else None
+    return router.record if router and router.record.kind != "static" else None
 
 
 def _layouts(
@@ -155,7 +169,7 @@ def _layouts(
     if layouts is not None and ROUTED in layouts:
         found = []
         train = f"flextron-export route {source.path} --kind dynamic --text FILE --latency-model FILE --out CKPT"
-        if router is None:
+        if router is None or router.kind != "dynamic":
             has = source.router()
             found.append(f"{source.path} has {f'a {has.record.kind}' if has else 'no'} router, it needs a dynamic one")
         if dtypes is not None and ROUTED_DTYPE not in dtypes:
@@ -164,9 +178,9 @@ def _layouts(
             InputError,
             f"cannot export layout {ROUTED}",
             found,
-            fix="leave the layout out" if router else train,
+            fix=train if router is None or router.kind != "dynamic" else "leave the layout out",
         )
-    given = layouts or (*LAYOUTS, *([ROUTED] if router else []))
+    given = layouts or (*LAYOUTS, *([ROUTED] if router and router.kind == "dynamic" else []))
     kept = {
         dtype: tuple(name for name in given if name != ROUTED or dtype == ROUTED_DTYPE) for dtype in dtypes or DTYPES
     }

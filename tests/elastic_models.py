@@ -69,14 +69,16 @@ def elastic_model(out: Path, **options: Any) -> ElasticCheckpoint:
     return checkpoint
 
 
-def routed_model(out: Path, *, targets: tuple[float, ...] = (1.0, 0.75, 0.5), **options: Any) -> ElasticCheckpoint:
-    """`elastic_model` with a random dynamic router, whose choices differ from token to token and target to target."""
+def routed_model(
+    out: Path, *, kind: str = "dynamic", targets: tuple[float, ...] = (1.0, 0.75, 0.5), **options: Any
+) -> ElasticCheckpoint:
+    """`elastic_model` with a random router, whose choices differ from input to input and target to target."""
     import torch
 
     checkpoint = elastic_model(out, **options)
     torch.manual_seed(0)
     routers = Routers(
-        RouterRecord("dynamic", "gumbel", targets, 16, checkpoint.candidates, results=_results(targets)),
+        RouterRecord(kind, "gumbel", targets, 16, checkpoint.candidates, results=_results(targets)),
         checkpoint.architecture,
     )
     with torch.no_grad():

@@ -17,7 +17,7 @@ from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates, check_budgets
 from ..errors import BundleError, CheckpointError, FlextronError, problems
 from ..files import MALFORMED, integers, read_object, recover, write_json
-from ..graph.contract import ALL_LAYOUTS, DTYPES, ROUTED, ROUTED_DTYPE, graph_file
+from ..graph.contract import ALL_LAYOUTS, DTYPES, PROMPT_ROUTER, ROUTED, ROUTED_DTYPE, graph_file
 
 FORMAT = "flextron-bundle"
 VERSION = 1
@@ -35,7 +35,7 @@ class Bundle:
         files: every immutable file with its size and hash; `engines/` and `latency/` come later and keep their own
             records.
         source: what it was exported from.
-        router: the dynamic router of layout `routed`, in `router.safetensors`; None without that layout.
+        router: the dynamic router of layout `routed`, or the prompt router in `router.onnx`; None if it needs neither.
     """
 
     path: Path
@@ -194,7 +194,14 @@ class Bundle:
             if ROUTED in names:
                 found += [f"layout {ROUTED} is in {dtype}, not {ROUTED_DTYPE}"] if dtype != ROUTED_DTYPE else []
                 found += self._router_faults()
+        found += self._prompt_router_faults()
         problems(BundleError, f"{self.path / MARKER} is not valid", found)
+
+    def _prompt_router_faults(self) -> list[str]:
+        if self.router is None or self.router.kind != "prompt":
+            return []
+        found = [f"{name} is not listed" for name in (PROMPT_ROUTER, ROUTER_FILE) if name not in self.files]
+        return found + ([] if self.router.candidates == self.candidates else ["the router has other candidates"])
 
     def _router_faults(self) -> list[str]:
         if self.router is None or self.router.kind != "dynamic":

@@ -135,8 +135,8 @@ def run_command(
             stop_on_eos=not ignore_eos,
         )
         if not as_json:
-            click.echo(runner.selection.reason, err=True)
-            for rejected in runner.selection.rejected:
+            click.echo(generation.selection.reason, err=True)
+            for rejected in generation.selection.rejected:
                 click.echo(f"  not {rejected.budget.name}: {rejected.reason}", err=True)
         for piece in generation:
             if not as_json:
@@ -145,7 +145,7 @@ def run_command(
             found = {"text": generation.text, "tokens": list(generation.tokens)}
             if logprobs is not None:
                 found["logprobs"] = [asdict(entry) for entry in generation.logprobs]
-            print_json({**found, "selection": runner.selection.to_json(), "timings": runner.timings.to_json()})
+            print_json({**found, "selection": generation.selection.to_json(), "timings": runner.timings.to_json()})
         else:
             click.echo()
             click.echo(_summary(runner), err=True)

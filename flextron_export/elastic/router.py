@@ -24,6 +24,8 @@ KINDS = ("static", "dynamic", "prompt")
 METHODS = ("gumbel", "surrogate")
 PARTS = ("attention", "ffn")
 """The elastic parts of a layer: `attention` chooses among the candidate groups, `ffn` among the candidate neurons."""
+EPSILON = 1e-12
+"""Keeps `unit_rms` finite."""
 SLOPE = 0.1
 """Slope of the LeakyReLU below zero."""
 
@@ -70,7 +72,7 @@ class RoutedBudget(Budget):
 def unit_rms(x: np.ndarray) -> np.ndarray:
     """Vectors divided by their root mean square: the input of a prompt router, as embeddings differ in size."""
     x = x.astype(np.float32)
-    return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + 1e-12)
+    return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + EPSILON)
 
 
 @dataclass(frozen=True)

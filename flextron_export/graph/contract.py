@@ -30,6 +30,9 @@ DTYPES = {"fp32": "F32", "fp16": "F16"}
 OPSET = 24
 CACHE_NAMES = ("k", "v")
 TARGET_INPUT = "target"
+PROMPT_ROUTER = "router.onnx"
+PROMPT_INPUT = "prompt"
+CHOICES = ("groups", "neurons")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .measurements import CALIBRATION, find_table
 from .opening import open_bundle
 from .options import GenerationOptions
 from .prefixes import PrefixCache
+from .prompt_router import PromptRouter
 from .selection import Selection, select
 from .sequence import CHUNK, LiveSequence
 from .table import LatencyTable
@@ -200,7 +201,8 @@ class Runner:
         Args:
             prompt: text, or token ids.
             max_new_tokens: stop after that many.
-            selection: run this budget, from `select`; by default the runner's own.
+            selection: run this budget, from `select`; by default the runner's own or, if the bundle has a prompt
+                router and the runner a target, the budget that the router asks for among those that meet it.
             options: see `GenerationOptions`: temperature, top_k, top_p, min_p, repetition_penalty, seed, stop,
                 logprobs, stop_on_eos.
 
@@ -310,7 +312,7 @@ class Runner:
         tokenizer: Tokenizer | None,
         view: Callable[[Iterator[tuple[int, str]]], Iterator[T]],
     ) -> Generation[T]:
-        selection, session, maximum = selection or self.selection, self._open(), self.max_tokens
+        selection, session, maximum = selection or self._selected(ids), self._open(), self.max_tokens
         answer = self._answer(ids, options, tokenizer)
         self.timings = timings = Timings(len(ids), target=selection.target)
         cancelled = threading.Event()
@@ -327,6 +329,17 @@ class Runner:
 
         written = steps(sequence, self._prefixes.give, ids, answer, timings, check)
         return Generation(view(written), answer, timings, selection, cancelled)
+
+    def _selected(self, ids: list[int]) -> Selection:
+        """The runner's own selection, for this prompt if the bundle has a prompt router and there is a target."""
+        if self._prompt_router is None or self.selection.target is None:
+            return self.selection
+        return self._prompt_router.choose(self.selection, ids)
+
+    @cached_property
+    def _prompt_router(self) -> PromptRouter | None:
+        router = self.bundle.router
+        return PromptRouter(self.bundle) if router and router.kind == "prompt" else None
 
     def _check(self) -> None:
         self._open()

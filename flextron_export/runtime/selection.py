@@ -34,7 +34,7 @@ class Rejection:
 
     Attributes:
         numbers: its measured numbers, None if it was not measured.
-        why: one of `over-target`, `lower-quality` and `not-measured`.
+        why: one of `over-target`, `lower-quality`, `not-measured` and `other-prompts` (see `PromptRouter`).
         reason: the same as a sentence.
     """
 

@@ -121,6 +121,27 @@ def open_session(
     return OnnxRuntimeSession(bundle, layout, dtype, threads or usable_cores(), low_memory)
 
 
+def load_graph(bundle: Bundle, graph: Path, *, threads: int, low_memory: bool = False) -> Any:
+    """An `InferenceSession` for a graph of a bundle; TargetError if ONNX Runtime refuses it."""
+    ort = library()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Graphs lie in graphs/, the weights they refer to beside the manifest.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.path.resolve()))
+    if low_memory:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises classes of its own that share no base but Exception
+        raise TargetError(
+            f"ONNX Runtime {ort.__version__} refuses {graph}: {error}",
+            cause="the graph or the weights it refers to are damaged, or this release lacks operators",
+            fix=f"flextron-export verify {bundle.path}, or install onnxruntime 1.30 or newer",
+        ) from error
+
+
 @dataclass
 class OnnxRuntimeCache:
     """KV cache in host memory: per name an array [batch, groups, capacity, head_dim], bound as input and output."""
@@ -262,27 +283,8 @@ class OnnxRuntimeSession:
 
     def _session(self, graph: Path) -> Any:
         if graph not in self._sessions:
-            options = self._ort.SessionOptions()
-            options.intra_op_num_threads = self.threads
-            options.inter_op_num_threads = 1
-            options.log_severity_level = 3
-            # Graphs lie in graphs/, the weights they refer to beside the manifest.
-            options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(self.bundle.path.resolve())
-            )
-            if self.low_memory:
-                options.add_session_config_entry("session.disable_prepacking", "1")
             before = private_memory()
-            try:
-                self._sessions[graph] = self._ort.InferenceSession(
-                    str(graph), options, providers=["CPUExecutionProvider"]
-                )
-            except Exception as error:  # ONNX Runtime raises classes of its own that share no base but Exception
-                raise TargetError(
-                    f"ONNX Runtime {self._ort.__version__} refuses {graph}: {error}",
-                    cause=f"the graph or {weights_file(self.dtype)} is damaged, or this release lacks operators",
-                    fix=f"flextron-export verify {self.bundle.path}, or install onnxruntime 1.30 or newer",
-                ) from error
+            self._sessions[graph] = load_graph(self.bundle, graph, threads=self.threads, low_memory=self.low_memory)
             if not self.low_memory:
                 drop_mapped_pages(self.bundle.path / weights_file(self.dtype))
             self._memory += max(private_memory() - before, 0)

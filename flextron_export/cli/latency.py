@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..files import check_writable
 from .common import DIRECTORY, json_option, print_json, print_table, show_warnings, target_options, track
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ def fit_command(bundle: Path, out: Path | None, as_json: bool, **options: Any) -
     from ..training.latency_fit import fit_bundle
 
     show_warnings()
+    if out is not None:
+        check_writable(out)
     model = fit_bundle(bundle, track=track, **options)
     _give(model, out, as_json)
     if as_json:

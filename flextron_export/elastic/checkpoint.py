@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -250,7 +251,18 @@ class ElasticCheckpoint:
         return weights
 
     def write_marker(self, directory: Path) -> None:
-        """Write `elastic.json` into a directory that already holds the model."""
+        """Write `elastic.json` into a directory that already holds the model.
+
+        Raises:
+            FlextronError: a budget's loss is no finite number; nobody could open the checkpoint.
+        """
+        if lost := [b for b in self.budgets if b.validation_loss is not None and not math.isfinite(b.validation_loss)]:
+            raise FlextronError(
+                "The checkpoint is not written: "
+                + "; ".join(f"the validation loss of {b.name} is {b.validation_loss}" for b in lost),
+                cause="training diverged in its last step, or the weights are too large for the type they have on disk",
+                fix="try a lower --learning-rate, or another --dtype",
+            )
         write_json(
             directory / MARKER,
             {

@@ -10,6 +10,8 @@ from .optimizer import OPTIMIZERS
 
 LOSSES = ("distill", "ce", "mix")
 PRECISIONS = ("auto", "bf16", "fp32")
+LARGEST = 1e30
+"""Learning rate and clip stay finite in float32 whatever they are multiplied with."""
 LARGEST_SEED = 2**31 - 1
 """A step's own seed is made of it, and has to fit into 64 bits."""
 
@@ -58,9 +60,9 @@ class TrainingSettings:
             if getattr(self, name) < least
         ]
         found += [
-            f"{name} is {getattr(self, name)}, it must be positive and finite"
+            f"{name} is {getattr(self, name)}, it must be positive and at most {LARGEST:g}"
             for name in ("learning_rate", "clip")
-            if not 0 < getattr(self, name) < float("inf")
+            if not 0 < getattr(self, name) <= LARGEST
         ]
         found += [
             f"{name} is {getattr(self, name)}, it must be between 0 and 1"

@@ -39,3 +39,9 @@ def test_a_model_is_fitted_to_a_bundle_and_its_error_shown(call, pristine, tmp_p
     assert "error on 3 sub-networks (budgets held out): median" in done.output
     assert "a second measurement of the same differs by" in done.output
     assert LatencyModel.load(out).source["budgets"] == 14
+
+
+def test_where_a_model_cannot_be_written_nothing_is_measured(call, pristine, tmp_path):
+    (tmp_path / "file").write_text("text")
+    done = call("latency", "fit", pristine, "--out", tmp_path / "file" / "here.json")
+    assert done.exit_code == 3 and "cannot be written" in done.output and "measuring" not in done.output

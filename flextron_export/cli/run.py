@@ -29,6 +29,13 @@ from .common import DIRECTORY, json_option, print_json, show_warnings, target_op
     show_default=True,
     help="Measure the budgets: once per device, never, or now.",
 )
+@click.option(
+    "--speculative",
+    default="off",
+    show_default=True,
+    help="A narrower budget drafts tokens, the budget verifies them: auto (where it is faster), off, or how many.",
+)
+@click.option("--draft-budget", help="With --speculative: the budget that drafts.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option(
     "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token each time."
@@ -58,6 +65,8 @@ def run_command(
     budget: str | None,
     best_effort: bool,
     calibration: str,
+    speculative: str,
+    draft_budget: str | None,
     max_new_tokens: int,
     temperature: float,
     top_k: int,
@@ -118,6 +127,8 @@ def run_command(
         best_effort=best_effort,
         context=context,
         calibration=calibration,
+        speculative=speculative,
+        draft=draft_budget,
         track=track,
     ) as runner:
         # Before anything is said: it refuses a prompt that cannot be used.
@@ -138,6 +149,8 @@ def run_command(
             click.echo(generation.selection.reason, err=True)
             for rejected in generation.selection.rejected:
                 click.echo(f"  not {rejected.budget.name}: {rejected.reason}", err=True)
+            if generation.timings.drafted.reason:
+                click.echo(generation.timings.drafted.reason, err=True)
         for piece in generation:
             if not as_json:
                 click.echo(piece, nl=False)
@@ -156,6 +169,9 @@ def _summary(runner: Any) -> str:
     text = f"{timings.tokens} tokens; first after {timings.first_token_ms:.1f} ms"
     if timings.p95 is not None:
         text += f", then p50 {timings.p50:.2f} ms and p95 {timings.p95:.2f} ms per token"
+    if timings.drafted.tokens:
+        drafted = timings.drafted
+        text += f"; {drafted.accepted} of {drafted.tokens} drafted tokens accepted in {drafted.rounds} rounds"
     if timings.met is not None:
         text += f"; target {'met' if timings.met else 'missed'} in this run ({timings.target})"
     if timings.stopped_by == "context":

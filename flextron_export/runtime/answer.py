@@ -12,6 +12,9 @@ from .sampling import Sampler
 from .stopping import StopStrings
 from .tokenizer import TextStream
 
+Choice = tuple[int, np.ndarray]
+"""A token, and the float32 logits [vocab] that it was chosen from."""
+
 
 class Answer:
     """The answer to one prompt, whether it is generated alone or in a batch.
@@ -38,15 +41,20 @@ class Answer:
         self.text, self.stopped_by, self.count = "", "", 0
         self.logprobs: list[Logprob] = []
         self._options, self._eos, self._stream = options, eos, stream
-        self._sampler = Sampler(options.sampling, options.seed, prompt)
+        self.sampler = Sampler(options.sampling, options.seed, prompt)
         self._stops = StopStrings(options.stops)
 
     def choose(self, logits: np.ndarray) -> int:
         """The next token, from float32 logits [vocab]. `write` it next."""
-        token = self._sampler.choose(logits)
+        token = self.sampler.pick(logits)
+        self.accept(token, logits)
+        return token
+
+    def accept(self, token: int, logits: np.ndarray) -> None:
+        """This token was chosen, by the rules of `sampler`, from these logits. `write` it next."""
+        self.sampler.record(token)
         if self._options.logprobs is not None and token not in self._eos:
             self.logprobs.append(logprob(logits, token, self._options.logprobs))
-        return token
 
     def write(self, token: int, full: bool) -> str:
         """Append a token; return the text it makes ready. `full`: the cache has no room for another."""
@@ -65,6 +73,11 @@ class Answer:
         elif full:
             piece += self._end("context")
         return piece
+
+    @property
+    def wanted(self) -> int:
+        """Most tokens that may still be chosen."""
+        return self._options.max_new_tokens - self.count
 
     def cancel(self) -> None:
         """End it where it is."""

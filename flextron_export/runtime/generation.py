@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from .answer import Answer
+from .answer import Answer, Choice
 from .logprobs import Logprob
 from .selection import Selection
 from .sequence import LiveSequence
 from .timings import Timings
 
 T = TypeVar("T")
+Advance = Callable[[LiveSequence, Answer, int], list[Choice]]
+"""From the sequence, its answer and the answer's last token: what comes next, at least one. All but the last of these
+are then in the sequence; their logits are valid until the next call. They share the time that the call took."""
 
 
 class Cancelled(Exception):
@@ -75,6 +78,12 @@ class Generation(Generic[T]):
         return self._answer.stopped_by
 
 
+def one_by_one(sequence: LiveSequence, answer: Answer, token: int) -> list[Choice]:
+    """One step of the sequence's budget, one token."""
+    logits = sequence.decode(token)
+    return [(answer.sampler.pick(logits), logits)]
+
+
 def steps(
     open_sequence: Callable[[], LiveSequence],
     close_sequence: Callable[[LiveSequence], None],
@@ -82,6 +91,7 @@ def steps(
     answer: Answer,
     timings: Timings,
     check: Callable[[], None],
+    advance: Advance = one_by_one,
 ) -> Iterator[tuple[int, str]]:
     """Generate: yield every token with the text that it makes ready.
 
@@ -92,6 +102,7 @@ def steps(
         answer: is written.
         timings: are filled in; the caller's own time between tokens is not counted.
         check: is called before every step; raises `Cancelled` to end the generation.
+        advance: appends the last token to the sequence and chooses what comes next: see `one_by_one` and `Drafter`.
     """
     start = time.perf_counter()
     sequence, whole = None, True
@@ -99,23 +110,25 @@ def steps(
         sequence = open_sequence()
         timings.reused_tokens = sequence.length
         logits = sequence.prefill(ids[sequence.length :], check)
+        coming: list[Choice] = [(answer.sampler.pick(logits), logits)]
         while True:
-            token = answer.choose(logits)
-            elapsed = (time.perf_counter() - start) * 1e3
-            if answer.count:
-                timings.token_ms.append(elapsed)
-            else:
-                timings.first_token_ms = elapsed
-            kept = len(answer.tokens)
-            piece = answer.write(token, sequence.length >= sequence.maximum)
-            timings.tokens, timings.stopped_by = answer.count, answer.stopped_by
-            if len(answer.tokens) > kept or piece:
-                yield token, piece
-            if answer.stopped_by:
-                return
+            elapsed = (time.perf_counter() - start) * 1e3 / len(coming)
+            for left, (token, logits) in zip(reversed(range(len(coming))), coming, strict=True):
+                if answer.count:
+                    timings.token_ms.append(elapsed)
+                else:
+                    timings.first_token_ms = elapsed
+                answer.accept(token, logits)
+                kept = len(answer.tokens)
+                piece = answer.write(token, sequence.length - left >= sequence.maximum)
+                timings.tokens, timings.stopped_by = answer.count, answer.stopped_by
+                if len(answer.tokens) > kept or piece:
+                    yield token, piece
+                if answer.stopped_by:
+                    return
             start = time.perf_counter()
             check()
-            logits = sequence.decode(token)
+            coming = advance(sequence, answer, token)
     except Cancelled:
         answer.cancel()
     except Exception:

@@ -28,6 +28,7 @@ from .prefixes import PrefixCache
 from .prompt_router import PromptRouter
 from .selection import Selection, select
 from .sequence import CHUNK, LiveSequence
+from .speculator import Speculator
 from .table import LatencyTable
 from .timings import Timings
 from .tokenizer import TextStream, Tokenizer
@@ -62,6 +63,9 @@ class Runner:
             raises instead; or a table.
         chunk: tokens per prefill call.
         prefix_cache: KV caches of ended generations to keep, for prompts that begin like theirs; 0 for none.
+        speculative: `off`; `auto` lets a narrower budget draft tokens that the budget verifies, where measurements say
+            that this is faster; a number drafts that many at a time. See `Speculator`.
+        draft: the budget that drafts.
         track: shows progress of a calibration.
 
     Attributes:
@@ -95,6 +99,8 @@ class Runner:
         calibration: str | LatencyTable = "auto",
         chunk: int = CHUNK,
         prefix_cache: int = 1,
+        speculative: str | int = "off",
+        draft: str | None = None,
         track: Track = silent,
     ) -> None:
         if not isinstance(calibration, LatencyTable) and calibration not in CALIBRATION:
@@ -111,12 +117,13 @@ class Runner:
         self.timings = Timings()
         self._calibration, self._track = calibration, track
         self._prefixes = PrefixCache(prefix_cache)
+        self._speculator = Speculator(self._opening, speculative, draft)
         self._session: Session | None = None
         self._closed = False
         self._opening_lock, self._measuring = threading.RLock(), threading.RLock()
         try:
             self.selection = self.select(latency_target, budget=budget, context=context, best_effort=best_effort)
-            self._open()
+            self._speculator.check(self._open(), self.selection.budget)
         except BaseException:
             self.close()
             raise
@@ -315,6 +322,7 @@ class Runner:
         selection, session, maximum = selection or self._selected(ids), self._open(), self.max_tokens
         answer = self._answer(ids, options, tokenizer)
         self.timings = timings = Timings(len(ids), target=selection.target)
+        advance = self._speculator.advance(session, selection.budget, options.sampling, timings.drafted)
         cancelled = threading.Event()
 
         def check() -> None:
@@ -327,7 +335,7 @@ class Runner:
             found = self._prefixes.take(selection.budget, ids, maximum)
             return found or LiveSequence(session, selection.budget, maximum, chunk=self._chunk)
 
-        written = steps(sequence, self._prefixes.give, ids, answer, timings, check)
+        written = steps(sequence, self._prefixes.give, ids, answer, timings, check, advance)
         return Generation(view(written), answer, timings, selection, cancelled)
 
     def _selected(self, ids: list[int]) -> Selection:

@@ -6,7 +6,7 @@ engines/src/sampling.cpp chooses the same token for the same seed: tests/runtime
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,12 +70,7 @@ class Sampling:
             if not np.isfinite(logits[token]):
                 raise _not_numbers()
             return token
-        tokens, odds = self.candidates(logits)
-        # Drawn in the order of the vocabulary: what the filters keep is a set, so nothing need be sorted for the draw.
-        cumulative = odds.cumsum()
-        place = int(np.searchsorted(cumulative, random.random() * cumulative[-1], "right"))
-        place = min(place, len(odds) - 1)
-        return place if tokens is None else int(tokens[place])
+        return draw(*self.candidates(logits), random)
 
     def penalised(self, logits: np.ndarray, seen: np.ndarray | None) -> np.ndarray:
         """Logits with the repetition penalty: a copy, or the same array if there is none."""
@@ -126,13 +121,39 @@ class Sampler:
         self._seen = set(prompt) if sampling.repetition_penalty != 1 else None
         self._array = None if self._seen is None else np.array(sorted(self._seen), np.int64)
 
+    @property
+    def random(self) -> np.random.Generator:
+        """Where its random numbers come from."""
+        return self._random
+
+    def seen(self, ahead: Sequence[int]) -> np.ndarray | None:
+        """Distinct tokens of prompt and answer, and of those that may come next; None without a penalty."""
+        return self._array if self._array is None or not ahead else np.union1d(self._array, ahead)
+
     def choose(self, logits: np.ndarray) -> int:
         """The next token, from float32 logits [vocab]."""
-        token = self.sampling.choose(logits, self._random, self._array)
+        token = self.pick(logits)
+        self.record(token)
+        return token
+
+    def pick(self, logits: np.ndarray) -> int:
+        """As `choose`, for a caller that will `record` it."""
+        return self.sampling.choose(logits, self._random, self._array)
+
+    def record(self, token: int) -> None:
+        """A token was chosen."""
         if self._seen is not None and self._array is not None and token not in self._seen:
             self._seen.add(token)
             self._array = np.append(self._array, token)
-        return token
+
+
+def draw(tokens: np.ndarray | None, odds: np.ndarray, random: np.random.Generator) -> int:
+    """One of the tokens (None for all of the vocabulary), each with a probability in proportion to its odds."""
+    # In the order of the vocabulary: what the filters keep is a set, so nothing need be sorted for the draw.
+    cumulative = odds.cumsum()
+    place = int(np.searchsorted(cumulative, random.random() * cumulative[-1], "right"))
+    place = min(place, len(odds) - 1)
+    return place if tokens is None else int(tokens[place])
 
 
 def _nucleus(odds: np.ndarray, top_p: float) -> np.ndarray:

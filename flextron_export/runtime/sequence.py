@@ -73,6 +73,15 @@ class LiveSequence:
             self.ids.extend(part[0].tolist())
         return logits[0]
 
+    def append(self, ids: Sequence[int]) -> np.ndarray:
+        """Append a few tokens in one call; return the float32 logits [len(ids), vocab] after each, valid until the
+        next call."""
+        self.reserve(self.length + len(ids))
+        slots = np.arange(self.length, self.length + len(ids), dtype=np.int64)
+        logits = self.session.step(self.cache, np.array([ids], np.int64), slots[None], slots[:1], slots - slots[0])
+        self.ids.extend(ids)
+        return logits
+
     def decode(self, token: int) -> np.ndarray:
         """Append one token; return the float32 logits [vocab] after it, valid until the next call."""
         self.reserve(self.length + 1)

@@ -33,6 +33,10 @@ class SerialSession:
         with self._lock:
             return self._session.copy(cache, sequences, tokens, capacity)
 
+    def narrowed(self, cache: Any, budget: Budget) -> Cache:
+        with self._lock:
+            return self._session.narrowed(cache, budget)
+
     def step(
         self, cache: Any, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .latency_target import LatencyTarget
+
+
+@dataclass
+class Drafted:
+    """What became of the drafts of one generation.
+
+    Attributes:
+        budget: name of the budget that drafted; empty if none did.
+        rounds: verifying steps.
+        tokens: tokens drafted.
+        accepted: of these, how many were accepted.
+        reason: how the draft was chosen, or why there was none.
+    """
+
+    budget: str = ""
+    rounds: int = 0
+    tokens: int = 0
+    accepted: int = 0
+    reason: str = ""
+
+    @property
+    def acceptance(self) -> float | None:
+        """Share of drafted tokens that were accepted; None if there were none."""
+        return self.accepted / self.tokens if self.tokens else None
 
 
 @dataclass
@@ -22,6 +46,7 @@ class Timings:
         token_ms: milliseconds of each further token.
         stopped_by: why it ended, see `Answer`; empty while it runs.
         target: what should have been met, or None.
+        drafted: what became of drafts, if there were any; tokens that were verified together share the time.
     """
 
     prompt_tokens: int = 0
@@ -31,6 +56,7 @@ class Timings:
     token_ms: list[float] = field(default_factory=list)
     stopped_by: str = ""
     target: LatencyTarget | None = None
+    drafted: Drafted = field(default_factory=Drafted)
 
     @property
     def p50(self) -> float | None:
@@ -63,4 +89,5 @@ class Timings:
             "first_token_ms": round(self.first_token_ms, 4),
             "token_ms": [round(v, 4) for v in self.token_ms],
             "target": None if self.target is None else str(self.target),
+            **({"drafted": asdict(self.drafted)} if self.drafted.reason else {}),
         }

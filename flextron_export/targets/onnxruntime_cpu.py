@@ -31,6 +31,8 @@ DEFAULT_DTYPE = "fp32"
 LOW_MEMORY = True
 AHEAD_OF_TIME = False
 ANY_WIDTHS = True
+SHORT = 16
+"""Steps of up to that many tokens come again and again (decoding, verifying drafts), so they stay prepared."""
 
 
 def check(bundle: Bundle, layout: str, dtype: str) -> None:
@@ -196,14 +198,19 @@ class OnnxRuntimeSession:
                 new.arrays[name][to, :, :tokens] = old[source, :, :tokens]
         return new
 
+    def narrowed(self, cache: OnnxRuntimeCache, budget: Budget) -> OnnxRuntimeCache:
+        assert cache.batch == 1  # else the first groups would not be one range of memory
+        shapes = cache_shapes(self.bundle.architecture, budget, 1, cache.capacity)
+        arrays = {name: cache.arrays[name][:, : shape[1]] for name, shape in shapes.items()}
+        return OnnxRuntimeCache(budget, 1, cache.capacity, arrays)
+
     def step(
         self, cache: OnnxRuntimeCache, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         key = (ids.shape[1], len(rows))
         if key not in cache.calls:
-            if ids.shape[1] > 1:  # only the decode step, which comes again and again, is worth keeping
-                cache.calls.clear()
-                cache.tokens.clear()
+            for old in [old for old in cache.calls if old[0] > SHORT]:
+                del cache.calls[old], cache.tokens[old]
             with self._lock:
                 self._prepare(cache, *key)
         tokens = cache.tokens[key]

@@ -45,6 +45,19 @@ class Session(Protocol):
             capacity: slots per sequence.
         """
 
+    def narrowed(self, cache: Any, budget: Budget) -> Cache:
+        """The cache of one sequence as a narrower budget sees it: the first groups of every layer, in the same memory.
+
+        It holds what the cache holds, and what is written through one is read through the other, until the cache grows.
+
+        Args:
+            cache: of one sequence.
+            budget: has at most as many groups as the cache's own in every layer.
+
+        Raises:
+            TargetError: this target has no such view.
+        """
+
     def step(
         self, cache: Any, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:

@@ -77,6 +77,13 @@ class TensorRTSession:
         self._copy(new, cache, sequences, tokens)
         return new
 
+    def narrowed(self, cache: TensorRTCache, budget: Budget) -> TensorRTCache:
+        raise TargetError(
+            f"{self.record.target} cannot run two budgets over one KV cache yet.",
+            cause="speculative decoding and changes of the budget in a running generation need that",
+            fix="run without them, or on onnxruntime-cpu",
+        )
+
     def _copy(self, new: TensorRTCache, old: TensorRTCache, sequences: Sequence[int], tokens: int) -> None:
         slot = self.bundle.architecture.head_dim * numpy_dtype(DTYPES[self.record.dtype]).itemsize
         old_row, new_row = old.capacity * slot, new.capacity * slot  # one row per sequence and group

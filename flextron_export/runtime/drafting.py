@@ -97,7 +97,9 @@ class Drafter:
     ) -> tuple[list[int], list[Distribution]]:
         if self._draft is None or self._draft.sequence is not sequence:
             self._draft = Draft(sequence, self.budget)
-        sampler, tokens, proposed = answer.sampler, [], []
+        sampler = answer.sampler
+        tokens: list[int] = []
+        proposed: list[Distribution] = []
         for ahead in range(length):
             logits = self._draft.step(token, ahead)
             proposed.append(Distribution.of(sampler.sampling, logits, sampler.seen(tokens)))
@@ -107,7 +109,8 @@ class Drafter:
 
     @staticmethod
     def _verify(answer: Answer, tokens: list[int], proposed: list[Distribution], logits: np.ndarray) -> list[Choice]:
-        sampler, chosen = answer.sampler, []
+        sampler = answer.sampler
+        chosen: list[Choice] = []
         for place, row in enumerate(logits):
             verified = Distribution.of(sampler.sampling, row, sampler.seen(tokens[:place]))
             if place == len(tokens):

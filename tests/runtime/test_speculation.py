@@ -16,11 +16,10 @@ from flextron_export.runtime.speculation import (
     parse_speculative,
 )
 
-CHEAP = DraftCosts(
-    64, 10.0, (11.0, 12.0, 13.0, 14.0), {"half": DraftCost(5.0, 0.9, 0.85), "slim": DraftCost(1.0, 0.6, 0.5)}
-)
+DRAFTS = {"half": DraftCost(5.0, 0.9, 0.85), "slim": DraftCost(1.0, 0.6, 0.5)}
+CHEAP = DraftCosts(64, 10.0, (11.0, 12.0, 13.0, 14.0), DRAFTS)
 """Verifying several tokens costs hardly more than one: memory-bound, as large models are."""
-DEAR = DraftCosts(64, 10.0, (20.0, 30.0, 40.0, 50.0), CHEAP.drafts)
+DEAR = DraftCosts(64, 10.0, (20.0, 30.0, 40.0, 50.0), DRAFTS)
 """Every verified token costs as much as a step: bound by arithmetic, as small models on a CPU are."""
 
 

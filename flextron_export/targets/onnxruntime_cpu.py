@@ -199,6 +199,12 @@ class OnnxRuntimeSession:
         return new
 
     def narrowed(self, cache: OnnxRuntimeCache, budget: Budget) -> OnnxRuntimeCache:
+        if self.layout == ROUTED:
+            raise TargetError(
+                "Layout routed cannot run two budgets over one KV cache: every token chooses its own widths.",
+                cause="speculative decoding and changes of the budget in a running generation need that",
+                fix="run without them, or with --layout panels",
+            )
         assert cache.batch == 1  # else the first groups would not be one range of memory
         shapes = cache_shapes(self.bundle.architecture, budget, 1, cache.capacity)
         arrays = {name: cache.arrays[name][:, : shape[1]] for name, shape in shapes.items()}

@@ -183,3 +183,23 @@ def test_a_call_out_of_range_is_an_error_and_changes_no_memory_around(
     with pytest.raises(TargetError, match=r"cannot run (.|\n)*out of range"):
         session.step(cache, np.array([[token]]), np.array([[0]]), np.array([slot]), np.array([0]))
     assert not any(array.any() for array in cache.arrays.values())
+
+
+def test_a_narrowed_cache_is_the_same_memory(session: OnnxRuntimeSession) -> None:
+    wide, narrow = session.bundle.budget("full"), session.bundle.budget("p34")
+    cache = session.new_cache(wide, 1, 16)
+    feed(session, cache, [1, 2, 3])
+    view = session.narrowed(cache, narrow)
+    feed(session, view, [4], 3)
+    for name, array in cache.arrays.items():
+        groups = view.arrays[name].shape[1]
+        assert np.shares_memory(array, view.arrays[name]) and groups < array.shape[1]
+        assert array[:, :groups, 3].all() and not array[:, groups:, 3].any()
+
+
+def test_routed_tokens_share_no_cache_between_budgets(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_session(bundle, layout="panels", threads=1)
+    cache = session.new_cache(bundle.budgets[0], 1, 16)
+    monkeypatch.setattr(session, "layout", "routed")
+    with pytest.raises(TargetError, match="Layout routed cannot run two budgets"):
+        session.narrowed(cache, bundle.budgets[1])

@@ -2,7 +2,7 @@
 
     python tools/bench_drafts.py BUNDLE [--budget full] [--text FILE] [--rounds 3] [--lengths 2,4] [--json FILE]
 
-Prompts are excerpts of the text. In every round each prompt is continued without drafts and with every draft and length,
+Prompts are excerpts of the text. In every round each is continued without drafts and with every draft and length,
 greedily and sampled. Time is processor time of the one thread that computes, so that waiting for other processes does
 not count; the LM head, the choice of tokens and all else between two tokens are part of it.
 """

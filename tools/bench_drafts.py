@@ -36,9 +36,9 @@ def collect(bundle: Path, budget: str | None, text: Path, rounds: int, lengths: 
     options: dict[str, Any] = {"threads": 1, "prefix_cache": 0, "budget": budget}
     plain = Runner(bundle, **options)
     ways = {("none", 0): plain}
-    for draft in drafts_of(plain.bundle, plain.selection.budget):
+    for narrow in drafts_of(plain.bundle, plain.selection.budget):
         for length in lengths:
-            ways[draft.name, length] = Runner(plain.bundle, speculative=length, draft=draft.name, **options)
+            ways[narrow.name, length] = Runner(plain.bundle, speculative=length, draft=narrow.name, **options)
     ids = plain.tokenizer.encode("\n".join(read_text([text]))[:200_000])
     prompts = [ids[at : at + PROMPT] for at in range(0, len(ids) - PROMPT, len(ids) // PROMPTS)][:PROMPTS]
     records = []

@@ -36,6 +36,13 @@ from .common import DIRECTORY, json_option, print_json, show_warnings, target_op
     help="A narrower budget drafts tokens, the budget verifies them: auto (where it is faster), off, or how many.",
 )
 @click.option("--draft-budget", help="With --speculative: the budget that drafts.")
+@click.option(
+    "--governor",
+    type=click.Choice(["off", "narrow", "on"]),
+    default="off",
+    show_default=True,
+    help="Change the budget while it runs to keep the target's time per token: not, only downwards, or both ways.",
+)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option(
     "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token each time."
@@ -67,6 +74,7 @@ def run_command(
     calibration: str,
     speculative: str,
     draft_budget: str | None,
+    governor: str,
     max_new_tokens: int,
     temperature: float,
     top_k: int,
@@ -129,6 +137,8 @@ def run_command(
         calibration=calibration,
         speculative=speculative,
         draft=draft_budget,
+        governor=governor,
+        on_switch=_say,
         track=track,
     ) as runner:
         # Before anything is said: it refuses a prompt that cannot be used.
@@ -162,6 +172,11 @@ def run_command(
         else:
             click.echo()
             click.echo(_summary(runner), err=True)
+
+
+def _say(switch: Any) -> None:
+    change = f"token {switch.token}: {switch.before} -> {switch.after} in {switch.cost_ms:.2f} ms"
+    click.echo(f"\n[{change}: {switch.reason}]", err=True)
 
 
 def _summary(runner: Any) -> str:

@@ -47,7 +47,9 @@ class PrefixCache:
             return copy
 
     def give(self, sequence: LiveSequence) -> None:
-        """Keep a sequence that has ended."""
+        """Keep a sequence that has ended, unless it is no one budget's."""
+        if sequence.mixed:
+            return
         with self._lock:
             self._idle.append(sequence)
             del self._idle[: max(len(self._idle) - self.limit, 0)]

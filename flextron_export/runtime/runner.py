@@ -20,6 +20,8 @@ from .answer import Answer
 from .batch import LiveBatch, generate_batch
 from .chat import ChatTemplate
 from .generation import Cancelled, Generation, steps
+from .governed import MODES, Governed
+from .governor import Switch
 from .latency_target import LatencyTarget
 from .measurements import CALIBRATION, find_table
 from .opening import open_bundle
@@ -28,6 +30,7 @@ from .prefixes import PrefixCache
 from .prompt_router import PromptRouter
 from .selection import Selection, select
 from .sequence import CHUNK, LiveSequence
+from .speculation import parse_speculative
 from .speculator import Speculator
 from .table import LatencyTable
 from .timings import Timings
@@ -66,6 +69,9 @@ class Runner:
         speculative: `off`; `auto` lets a narrower budget draft tokens that the budget verifies, where measurements say
             that this is faster; a number drafts that many at a time. See `Speculator`.
         draft: the budget that drafts.
+        governor: `on` changes the budget within a generation to keep the target's time per token while the machine is
+            busy, and back; `narrow` never back. `selection` is the widest that it runs.
+        on_switch: is called at every such change; they are in `timings.switches` too.
         track: shows progress of a calibration.
 
     Attributes:
@@ -101,6 +107,8 @@ class Runner:
         prefix_cache: int = 1,
         speculative: str | int = "off",
         draft: str | None = None,
+        governor: str = "off",
+        on_switch: Callable[[Switch], None] = lambda switch: None,
         track: Track = silent,
     ) -> None:
         if not isinstance(calibration, LatencyTable) and calibration not in CALIBRATION:
@@ -109,12 +117,18 @@ class Runner:
             raise InputError(f"chunk {chunk} and context {context} must be at least 1.")
         if prefix_cache < 0:
             raise InputError(f"{prefix_cache} caches cannot be kept.", fix="use 0 or more")
+        if governor not in MODES or (governor != "off" and parse_speculative(speculative) != "off"):
+            raise InputError(
+                f"The governor cannot be {governor} with speculative decoding {speculative}.",
+                fix=f"use one of {', '.join(MODES)}, and drafts only without a governor",
+            )
         if latency_target is not None:
             latency_target = LatencyTarget.parse(latency_target)  # before anything is loaded
         self._opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory, hashes=verify_hashes)
         self.bundle, self._chunk = self._opening.bundle, chunk
         self.table: LatencyTable | None = None
         self.timings = Timings()
+        self._governor, self._on_switch = governor, on_switch
         self._calibration, self._track = calibration, track
         self._prefixes = PrefixCache(prefix_cache)
         self._speculator = Speculator(self._opening, speculative, draft)
@@ -124,6 +138,9 @@ class Runner:
         try:
             self.selection = self.select(latency_target, budget=budget, context=context, best_effort=best_effort)
             self._speculator.check(self._open(), self.selection.budget)
+            if governor != "off":
+                self._governed(self.selection, 1, [])
+                self._open().narrowed(self._open().new_cache(self.selection.budget, 1, 1), self.selection.budget)
         except BaseException:
             self.close()
             raise
@@ -322,7 +339,10 @@ class Runner:
         selection, session, maximum = selection or self._selected(ids), self._open(), self.max_tokens
         answer = self._answer(ids, options, tokenizer)
         self.timings = timings = Timings(len(ids), target=selection.target)
-        advance = self._speculator.advance(session, selection.budget, options.sampling, timings.drafted)
+        if self._governor == "off":
+            advance = self._speculator.advance(session, selection.budget, options.sampling, timings.drafted)
+        else:
+            advance = self._governed(selection, len(ids) + options.max_new_tokens, timings.switches).advance
         cancelled = threading.Event()
 
         def check() -> None:
@@ -348,6 +368,10 @@ class Runner:
     def _prompt_router(self) -> PromptRouter | None:
         router = self.bundle.router
         return PromptRouter(self.bundle) if router and router.kind == "prompt" else None
+
+    def _governed(self, selection: Selection, context: int, switches: list[Switch]) -> Governed:
+        table = self.measurements(selection.target)
+        return Governed(self._governor, selection, self.budgets, table, context, switches, self._on_switch)
 
     def _check(self) -> None:
         self._open()

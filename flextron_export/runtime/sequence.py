@@ -27,6 +27,7 @@ class LiveSequence:
 
     Attributes:
         ids: the tokens it holds, one per slot in use.
+        mixed: whether a wider budget computed some of them.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class LiveSequence:
     ) -> None:
         self.session, self.budget, self.maximum, self.chunk = session, budget, maximum, chunk
         self.ids: list[int] = []
+        self.mixed = False
         self.cache: Any = None if capacity is None else session.new_cache(budget, 1, capacity)
         # Reused by every decode step, so that a token allocates nothing.
         self._token = np.zeros((1, 1), np.int64)
@@ -55,6 +57,22 @@ class LiveSequence:
         new = LiveSequence(self.session, self.budget, self.maximum, chunk=self.chunk)
         new.cache, new.ids = self.session.copy(self.cache, (0,), tokens, capacity), self.ids[:tokens]
         return new
+
+    def change(self, budget: Budget) -> None:
+        """Go on at another budget.
+
+        A narrower one reads its groups of the cache where they lie, as the wider budget computed them; for any other,
+        all tokens are computed anew.
+
+        Raises:
+            TargetError: the target cannot run two budgets over one cache.
+        """
+        if all(new.groups <= old.groups for new, old in zip(budget.layers, self.budget.layers, strict=True)):
+            self.cache, self.budget, self.mixed = self.session.narrowed(self.cache, budget), budget, True
+            return
+        ids = self.ids
+        self.budget, self.cache, self.ids, self.mixed = budget, None, [], False
+        self.prefill(ids)
 
     def prefill(self, ids: Sequence[int] | np.ndarray, before: Callable[[], None] = lambda: None) -> np.ndarray:
         """Append tokens; return the float32 logits [vocab] after the last one, valid until the next call.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .governor import Switch
 from .latency_target import LatencyTarget
 
 
@@ -46,6 +47,7 @@ class Timings:
         token_ms: milliseconds of each further token.
         stopped_by: why it ended, see `Answer`; empty while it runs.
         target: what should have been met, or None.
+        switches: every change of the budget by the governor.
         drafted: what became of drafts, if there were any; tokens that were verified together share the time.
     """
 
@@ -57,6 +59,7 @@ class Timings:
     stopped_by: str = ""
     target: LatencyTarget | None = None
     drafted: Drafted = field(default_factory=Drafted)
+    switches: list[Switch] = field(default_factory=list)
 
     @property
     def p50(self) -> float | None:
@@ -89,5 +92,6 @@ class Timings:
             "first_token_ms": round(self.first_token_ms, 4),
             "token_ms": [round(v, 4) for v in self.token_ms],
             "target": None if self.target is None else str(self.target),
+            "switches": [asdict(switch) for switch in self.switches],
             **({"drafted": asdict(self.drafted)} if self.drafted.reason else {}),
         }

@@ -24,6 +24,14 @@ def straight_through(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     return one_hot(noisy) + (soft - soft.detach())
 
 
+def by_sequence(logits: torch.Tensor, sequences: int) -> torch.Tensor:
+    """Logits that the whole batch shares ([candidates], of a static router) as [sequences, 1, candidates].
+
+    Every sequence then draws its own choice: a batch tries as many networks as it has sequences, at no cost.
+    """
+    return logits.expand(sequences, 1, -1) if logits.ndim == 1 else logits
+
+
 class Gumbel:
     """Trains routers with straight-through choices. The model's weights must be frozen."""
 
@@ -43,7 +51,7 @@ class Gumbel:
         scale, temperature = s.scale(number), s.temperature(number)
 
         def use(logits: torch.Tensor) -> torch.Tensor:
-            return straight_through(scale * logits, temperature)
+            return straight_through(scale * by_sequence(logits, len(ids)), temperature)
 
         result = routed_pass(self._model, self._routers, target, ids, use, s.precision)
         loss = result.losses.mean()

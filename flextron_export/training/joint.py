@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from ..errors import FlextronError
 from .data import batches
 from .environment import autocast, thread_count, training_attention
-from .gumbel import straight_through
+from .gumbel import by_sequence, straight_through
 from .optimizer import Optimizer, cosine
 from .progress import training_progress
 from .routed_latency import RoutedLatency
@@ -77,9 +77,11 @@ def train_jointly(
                 logits = model(input_ids=ids[:, :-1], use_cache=False).logits
             full = cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
             (full / 2).backward()
-            result = routed_pass(
-                model, routers, target, ids, lambda z: straight_through(scale * z, temperature), settings.precision
-            )
+
+            def use(z: torch.Tensor, sequences: int = len(ids)) -> torch.Tensor:
+                return straight_through(scale * by_sequence(z, sequences), temperature)
+
+            result = routed_pass(model, routers, target, ids, use, settings.precision)
             narrow = result.losses.mean()
             terms = router_terms(result, scale, latency, target, router_settings)
             (narrow / 2 + terms).backward()

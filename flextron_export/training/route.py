@@ -30,6 +30,9 @@ from .settings import TrainingSettings
 HIDDEN = 128
 """Units between the two layers of a router; no more than the model has."""
 
+REFINING_SEQUENCES = 32
+"""Sequences of the training text by which a static router's budgets are refined."""
+
 JOINT_SHARE = 0.1
 """Default learning rate of the joint fine-tune, as a share of elastic training's."""
 
@@ -177,8 +180,18 @@ def route(
         reported = {target: name for name, target in (wanted | asked).items()} | {1.0: FULL}
         chosen: dict[float, Budget] = {}
         if kind == "static":
-            trained_router = routers.numpy()
-            chosen = {t: router_budget(trained_router, latency, t, name=name) for t, name in reported.items()}
+            seen = spread(packed, REFINING_SEQUENCES)
+            numpy_router = routers.numpy()
+            chosen = {
+                target: router_budget(
+                    numpy_router,
+                    latency,
+                    target,
+                    name=name,
+                    loss=lambda budget: validation_loss(model, architecture, budget, seen),
+                )
+                for target, name in reported.items()
+            }
         results = report(model, routers, latency, sorted(reported, reverse=True), uniform, validation, chosen)
         budgets = {b.name: b for b in opened.budgets}
         new = [replace(chosen[target], name=name) for name, target in asked.items() if target in chosen]

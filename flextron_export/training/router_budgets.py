@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from .routed_latency import RoutedLatency
 
 TOLERANCE = 0.05
 """Largest difference from the latency asked for, relative."""
+EVALUATIONS = 16
+"""Networks near a static router's choice whose loss is computed."""
 
 
 def choose(
@@ -56,6 +58,63 @@ def choose(
     return choices
 
 
+def refine(
+    choices: list[dict[str, int]],
+    logits: Sequence[Mapping[str, np.ndarray]],
+    latency: RoutedLatency,
+    target: float,
+    loss: Callable[[list[dict[str, int]]], float],
+    evaluations: int = EVALUATIONS,
+    tolerance: float = TOLERANCE,
+) -> list[dict[str, int]]:
+    """The best by loss of choices and a few near them: those that the router finds most probable are tried first.
+
+    Near are choices that differ in one or two places, by one candidate each, are at most `tolerance` faster than the
+    target, and not slower than it (or, if they are, not slower than the choices given). A better one is where it goes
+    on from.
+
+    Args:
+        choices: of `choose`.
+        loss: of choices.
+        evaluations: losses computed, besides that of `choices`.
+    """
+    if target == 1:
+        return choices
+    wanted = target * latency.full
+    most = max(wanted, latency.of_choices(choices)) * (1 + 1e-9)
+    least = min((1 - tolerance) * wanted, latency.of_choices(choices)) * (1 - 1e-9)
+    best, lowest, tried = choices, loss(choices), [choices]
+    for _ in range(evaluations):
+        near = [c for c in _near(best, latency) if c not in tried and least <= latency.of_choices(c) <= most]
+        if not near:
+            break
+        tried.append(max(near, key=lambda c: _logit(c, logits)))
+        if (found := loss(tried[-1])) < lowest:
+            best, lowest = tried[-1], found
+    return best
+
+
+def _near(choices: list[dict[str, int]], latency: RoutedLatency) -> Iterator[list[dict[str, int]]]:
+    """Choices with one place changed by one candidate, and with one widened and another narrowed."""
+    places = [(i, part) for i in range(len(choices)) for part in PARTS]
+    steps = [(place, d) for place in places for d in (-1, 1)]
+    for (i, part), d in steps:
+        if not 0 <= choices[i][part] + d < len(latency.costs(part)):
+            continue
+        once = [dict(layer) for layer in choices]
+        once[i][part] += d
+        yield once
+        for j, other in places if d > 0 else []:
+            if (j, other) != (i, part) and choices[j][other] > 0:
+                twice = [dict(layer) for layer in once]
+                twice[j][other] -= 1
+                yield twice
+
+
+def _logit(choices: list[dict[str, int]], logits: Sequence[Mapping[str, np.ndarray]]) -> float:
+    return float(sum(row[part][c[part]] for c, row in zip(choices, logits, strict=True) for part in PARTS))
+
+
 def router_budget(
     router: Router,
     latency: RoutedLatency,
@@ -63,18 +122,25 @@ def router_budget(
     prompt: np.ndarray | None = None,
     *,
     name: str | None = None,
+    loss: Callable[[Budget], float] | None = None,
 ) -> Budget:
     """The budget that a static router (or, for a prompt, a prompt router) gives for a target.
 
     Args:
         name: of the budget; default `budget_name` of the target.
+        loss: of a budget; with it, the best of a few networks near the router's choice (see `refine`).
     """
     candidates = router.record.candidates
-    widths = tuple(
-        LayerWidth(candidates.groups[c["attention"]], candidates.neurons[c["ffn"]])
-        for c in choose(router.layers(target, prompt), latency, target)
-    )
-    return Budget(name or budget_name(target), widths)
+    logits = router.layers(target, prompt)
+
+    def budget(choices: list[dict[str, int]]) -> Budget:
+        widths = (LayerWidth(candidates.groups[c["attention"]], candidates.neurons[c["ffn"]]) for c in choices)
+        return Budget(name or budget_name(target), tuple(widths))
+
+    choices = choose(logits, latency, target)
+    if loss is not None:
+        choices = refine(choices, logits, latency, target, lambda c: loss(budget(c)))
+    return budget(choices)
 
 
 def uniform_loss(points: Sequence[tuple[float, float]], milliseconds: float) -> float | None:

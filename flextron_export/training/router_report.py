@@ -62,7 +62,7 @@ def report(
     """Measure routers at targets, trained or between trained ones.
 
     Args:
-        budgets: of targets, what the router chose for them; others are asked for here.
+        budgets: of targets, what to measure instead of asking the router (see `router_budgets.refine`).
         uniform: (milliseconds, loss) of uniform budgets, measured on the same predictions (see `uncounted`).
         tokens: int64 [sequences, length], held out.
     """

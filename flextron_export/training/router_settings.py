@@ -25,6 +25,7 @@ class RouterSettings:
         first_temperature, last_temperature: of the Gumbel-softmax, falling geometrically.
         first_scale, last_scale: factor of the logits, rising linearly: choices become definite.
         threshold: largest error of the surrogate, in nats, at which routers step.
+        surrogate_warmup: share of the steps in which only the surrogate learns, from random choices.
         surrogate_rate: learning rate of the surrogate.
         clip: largest norm of the routers' gradient.
         precision: of the model's passes: `bf16`, `fp32` or `auto`.
@@ -45,6 +46,7 @@ class RouterSettings:
     first_scale: float = 1.0
     last_scale: float = 10.0
     threshold: float = 0.1
+    surrogate_warmup: float = 0.2
     surrogate_rate: float = 1e-2
     clip: float = 1.0
     precision: str = "auto"
@@ -77,8 +79,11 @@ class RouterSettings:
             for name in ("latency_weight", "anchor_weight")
             if not 0 <= getattr(self, name) < float("inf")
         ]
-        if not 0 <= self.dead_zone < 1:
-            found.append(f"dead_zone is {self.dead_zone}, it must be between 0 and 1")
+        found += [
+            f"{name} is {getattr(self, name)}, it must be at least 0 and below 1"
+            for name in ("dead_zone", "surrogate_warmup")
+            if not 0 <= getattr(self, name) < 1
+        ]
         for name, values in (("method", METHODS), ("precision", PRECISIONS)):
             if getattr(self, name) not in values:
                 found.append(f"{name} is {getattr(self, name)!r}, it must be one of {', '.join(values)}")
@@ -90,6 +95,11 @@ class RouterSettings:
     def steps(self) -> int:
         """Number of steps."""
         return -(-self.tokens // (self.batch * self.length))
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which only the surrogate learns."""
+        return round(self.surrogate_warmup * self.steps)
 
     def scale(self, step: int) -> float:
         """Factor of the logits at a step (from 0)."""

@@ -1,7 +1,8 @@
 """Routers trained on a surrogate model, as in Flextron (arXiv 2406.10260, Fig. 3).
 
-A small network learns to predict the model's loss from the routers' logits alone. While its error is small, routers
-step on its prediction and on the latency, so no gradient crosses the model.
+A small network learns to predict from the routers' choices alone what they lose against the full model. It learns
+first, from random choices, while routers wait; then, while its error is small, routers step on its prediction and on
+the latency, so no gradient crosses the model.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
+from ..elastic.router import PARTS
+from .environment import autocast
 from .routed_latency import RoutedLatency
 from .router_loss import RouterOptimizer, StepResult, frozen, router_terms
 from .router_settings import RouterSettings
@@ -20,27 +24,33 @@ from .routers import Routers, gumbel_noise, one_hot
 from .routing import Pass, routed_pass
 
 HIDDEN = 128
-REMEMBERED = 1024
-"""Pairs of logits and loss that the surrogate learns from: the last ones."""
-UPDATES, SAMPLE = 4, 64
+REMEMBERED = 4096
+"""Pairs of choices and loss that the surrogate learns from: the last ones."""
+UPDATES, SAMPLE = 8, 64
 """Steps of the surrogate per pass of the model, and pairs in each."""
-MEMORY = 0.9
-"""Of the moving mean of the surrogate's error."""
+WATCHED = 4
+"""Passes between two looks at the surrogate's error on held-out text."""
+MEMORY = 0.5
+"""Of the moving mean of the surrogate's error, from look to look."""
 
 
 class SurrogateModel(nn.Module):
-    """Predicts the loss of a sequence in nats per token: a softmax over each router's logits, then two layers."""
+    """Predicts how many nats per token choices lose against the full model: two layers on the choices' shares.
+
+    The first layer reads how far each share is from an even one, so that its inputs have mean zero for random choices.
+    """
+
+    even: torch.Tensor
 
     def __init__(self, counts: Sequence[int], hidden: int = HIDDEN) -> None:
         super().__init__()
-        self._counts = list(counts)
+        self.register_buffer("even", torch.cat([torch.full((n,), 1 / n) for n in counts]))
         self.first = nn.Linear(sum(counts), hidden)
         self.last = nn.Linear(hidden, 1)
 
-    def forward(self, logits: torch.Tensor) -> torch.Tensor:
-        """[n] for logits [n, all candidates of all layers and parts]."""
-        p = torch.cat([z.softmax(-1) for z in logits.split(self._counts, -1)], -1)
-        out: torch.Tensor = self.last(self.first(p).relu()).squeeze(-1)
+    def forward(self, shares: torch.Tensor) -> torch.Tensor:
+        """[n] for shares [n, all candidates of all layers and parts], those of one layer and part summing to 1."""
+        out: torch.Tensor = self.last(self.first(shares - self.even).relu()).squeeze(-1)
         return out
 
 
@@ -60,9 +70,9 @@ class Surrogate:
         held_out: torch.Tensor,
     ) -> None:
         self._model, self._routers, self._latency, self._settings = model, routers, latency, settings
-        self._held_out = held_out
+        self._held_out, self._full_held_out = held_out, self._full(held_out)
         record = routers.record
-        counts = [len(record.choices(part)) for part in ("attention", "ffn")] * routers.architecture.num_layers
+        counts = [len(record.choices(part)) for part in PARTS] * routers.architecture.num_layers
         self.surrogate = SurrogateModel(counts).to(held_out.device)
         self._fit = torch.optim.Adam(self.surrogate.parameters(), lr=settings.surrogate_rate)
         self._optimizer = RouterOptimizer(routers, settings)
@@ -75,53 +85,66 @@ class Surrogate:
         Args and result: see `Gumbel.step`.
         """
         s = self._settings
-        result, explored = self._explore(ids, target, number)
+        waiting = number < s.warmup_steps
+        result, shares = self._explore(ids, target, number, random=waiting)
         losses, scale = result.losses.mean(-1), s.scale(number)
+        lost = losses - self._full(ids)
         if not self._seen:  # the level of the loss need not be learned step by step
             with torch.no_grad():
-                self.surrogate.last.bias.fill_(losses.mean())
-        self._seen.extend(zip(explored, losses, strict=True))
+                self.surrogate.last.bias.fill_(lost.mean())
+        self._seen.extend(zip(shares, lost, strict=True))
         self._update()
-        self._watch(target, number)
+        if number % WATCHED == 0 or number == s.warmup_steps:
+            self._watch(target, number, random=waiting)
         assert self.error is not None
         terms = router_terms(result, scale, self._latency, target, s)
-        if not self.error < s.threshold:
+        if waiting or not self.error < s.threshold:
             return StepResult(losses.mean().item(), terms.item(), None, self.error)
         with frozen(self.surrogate):
-            predicted = self.surrogate(_of_sequences([scale * z for _, z in result.logits], len(ids))).mean()
-            (predicted + terms).backward()
+            expected = _shares([(scale * z).softmax(-1) for _, z in result.logits], len(ids))
+            (self.surrogate(expected).mean() + terms).backward()
         return StepResult(losses.mean().item(), terms.item(), self._optimizer.step(number), self.error)
 
-    def _explore(self, ids: torch.Tensor, target: float, number: int) -> tuple[Pass, torch.Tensor]:
-        """A pass whose choices are drawn, once per sequence, and the logits [batch, all] that gave them."""
+    def _full(self, ids: torch.Tensor) -> torch.Tensor:
+        """Nats per token of the full model, by sequence: texts differ by far more than widths do."""
+        with torch.no_grad(), autocast(self._model.device, self._settings.precision):
+            logits = self._model(input_ids=ids[:, :-1], use_cache=False).logits
+        return cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none").mean(-1)
+
+    def _explore(self, ids: torch.Tensor, target: float, number: int, *, random: bool) -> tuple[Pass, torch.Tensor]:
+        """A pass whose choices are drawn, with one noise per sequence, and the shares [batch, all] of the candidates.
+
+        Args:
+            random: draw all candidates alike, whatever the routers say.
+        """
         scale = self._settings.scale(number)
-        noisy: list[torch.Tensor] = []
+        uses: list[torch.Tensor] = []
 
         def use(logits: torch.Tensor) -> torch.Tensor:
             noise = gumbel_noise(logits.new_empty(len(ids), 1, logits.shape[-1]))
-            noisy.append(scale * logits.detach() + noise)
-            return one_hot(noisy[-1])
+            uses.append(one_hot(noise if random else scale * logits.detach() + noise))
+            return uses[-1]
 
         with torch.no_grad():
             result = routed_pass(self._model, self._routers, target, ids, use, self._settings.precision)
-        return result, _of_sequences(noisy, len(ids))
+        return result, _shares(uses, len(ids))
 
     def _update(self) -> None:
-        seen = list(self._seen)
+        shares, lost = (torch.stack(list(values)) for values in zip(*self._seen, strict=True))
         for _ in range(UPDATES):
-            drawn = [seen[i] for i in torch.randint(len(seen), (SAMPLE,)).tolist()]
-            logits, losses = (torch.stack(list(values)) for values in zip(*drawn, strict=True))
-            (self.surrogate(logits) - losses).square().mean().backward()
+            drawn = torch.randint(len(lost), (SAMPLE,))
+            (self.surrogate(shares[drawn]) - lost[drawn]).square().mean().backward()
             self._fit.step()
             self._fit.zero_grad(set_to_none=True)
 
-    def _watch(self, target: float, number: int) -> None:
-        result, logits = self._explore(self._held_out, target, number)
+    def _watch(self, target: float, number: int, *, random: bool) -> None:
+        result, shares = self._explore(self._held_out, target, number, random=random)
+        lost = result.losses.mean(-1) - self._full_held_out
         with torch.no_grad():
-            error = (self.surrogate(logits).mean() - result.losses.mean()).abs().item()
+            error = (self.surrogate(shares).mean() - lost.mean()).abs().item()
         self.error = error if self.error is None else MEMORY * self.error + (1 - MEMORY) * error
 
 
-def _of_sequences(logits: Sequence[torch.Tensor], sequences: int) -> torch.Tensor:
-    """[sequences, all candidates]: the logits of every layer and part, of tokens their mean."""
-    return torch.cat([(z.mean(1) if z.ndim == 3 else z).expand(sequences, -1) for z in logits], -1)
+def _shares(uses: Sequence[torch.Tensor], sequences: int) -> torch.Tensor:
+    """[sequences, all candidates]: how much every layer and part uses each candidate, of tokens their mean."""
+    return torch.cat([(u.mean(1) if u.ndim == 3 else u).expand(sequences, -1) for u in uses], -1)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flextron_export.training.routed_latency import RoutedLatency
-from flextron_export.training.router_budgets import TOLERANCE, choose, uniform_loss
+from flextron_export.training.router_budgets import TOLERANCE, choose, refine, uniform_loss
 
 FINE = RoutedLatency(2.0, (0.5, 1.0, 1.5, 2.0), (1.0, 2.0, 3.0, 4.0), 12)
 COARSE = RoutedLatency(0.0, (1.0, 10.0), (1.0, 10.0), 1)
@@ -65,3 +65,26 @@ def test_uniform_widths_are_compared_at_the_same_latency() -> None:
     assert uniform_loss(points, 6.0) == pytest.approx(3.6)
     assert uniform_loss(points, 9.0) == pytest.approx(3.2)
     assert uniform_loss(points, 3.0) is None and uniform_loss(points, 11.0) is None and uniform_loss([], 5.0) is None
+
+
+def test_a_choice_is_refined_by_loss_within_its_latency_the_most_probable_neighbours_first() -> None:
+    table = RoutedLatency(0.0, (1.0, 2.0), (1.0, 2.0, 3.0), 2)
+    drawn = logits(([0, 1], [0, 2, 4]), ([0, 1], [3, 2, 0]))
+    start = choose(drawn, table, 0.8)
+    assert start == [{"attention": 1, "ffn": 2}, {"attention": 1, "ffn": 0}] and table.of_choices(start) == 8
+    asked: list[list[dict[str, int]]] = []
+
+    def loss(choices: list[dict[str, int]]) -> float:
+        """The second layer's FFN matters, nothing else."""
+        asked.append(choices)
+        return -choices[1]["ffn"]
+
+    refined = refine(start, drawn, table, 0.8, loss)
+    assert refined[1]["ffn"] == 2 and table.of_choices(refined) <= 8
+    assert asked[0] == start and asked[1] == [{"attention": 0, "ffn": 2}, {"attention": 1, "ffn": 1}]
+    assert all(0.95 * 8 <= table.of_choices(c) <= 8 for c in asked), "neither faster than the tolerance nor slower"
+    assert len(asked) == len({str(c) for c in asked}) <= 17
+    asked.clear()
+    assert refine(start, drawn, table, 0.8, loss, evaluations=1) == asked[1]
+    assert refine(start, drawn, table, 0.8, lambda _: 0.0) == start, "what is not better is not taken"
+    assert refine(start, drawn, table, 1.0, lambda _: 1 / 0) == start  # type: ignore[arg-type, return-value]

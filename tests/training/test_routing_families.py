@@ -12,7 +12,7 @@ from flextron_export.elastic.checkpoint import ElasticCheckpoint
 from flextron_export.elastic.model import load_model, narrowed
 from flextron_export.elastic.router import KINDS, RouterRecord
 from flextron_export.elastic.widths import Budget, LayerWidth
-from flextron_export.training.gumbel import Gumbel
+from flextron_export.training.gumbel import Gumbel, by_sequence
 from flextron_export.training.latency_model import LatencyModel
 from flextron_export.training.routed_latency import RoutedLatency
 from flextron_export.training.router_loss import frozen
@@ -52,7 +52,7 @@ def test_a_static_routers_choice_equals_the_slice(family: tuple[Any, ElasticChec
             model,
             checkpoint.architecture,
             candidates,
-            lambda i, part, x: one_hot(logits(i, part, x)),
+            lambda i, part, x: one_hot(by_sequence(logits(i, part, x), len(x))),
         ):
             got = model(IDS).logits
         with narrowed(model, checkpoint.architecture, Budget("chosen", widths)):

@@ -39,9 +39,9 @@ def swapped(a: str, b: str) -> Callable[[Build], Build]:
     """The graph refers to the bytes of one tensor where it means another."""
 
     def wrong(build: Build) -> Build:
-        def swap(layout: str, dtype: str, architecture: Any, candidates: Any, weights: Any, budget: Any) -> ir.Model:
+        def swap(layout: str, dtype: str, architecture: Any, candidates: Any, weights: Any, *rest: Any) -> ir.Model:
             weights.tensors[a], weights.tensors[b] = weights.tensors[b], weights.tensors[a]
-            return build(layout, dtype, architecture, candidates, weights, budget)
+            return build(layout, dtype, architecture, candidates, weights, *rest)
 
         return swap
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..elastic.architecture import read_config
 from ..elastic.checkpoint import ElasticCheckpoint
-from .data import load_tokenizer
+from .data import check_positions, load_tokenizer
 from .elastify import streamed_limit
 from .tokens import Tokens, tokenise
 
@@ -37,8 +37,9 @@ def checkpoint_text(
 
     Raises:
         CheckpointError: the checkpoint has no usable tokenizer.
-        InputError: the text cannot be used.
+        InputError: the text cannot be used, or the sequences are longer than the model has positions.
     """
+    check_positions(length, checkpoint.architecture)
     tokenizer, end = load_tokenizer(checkpoint.path), read_config(checkpoint.path).get("eos_token_id")
     trained = {**checkpoint.sorting, **checkpoint.training}
     with tempfile.TemporaryDirectory(prefix="flextron-export-") as directory:

@@ -19,7 +19,14 @@ from ..plots import check_image, widths_by_target
 from .checkpoint_text import checkpoint_text
 from .data import spread
 from .elastify import LEARNING_RATE, TORCH_NAMES, VALIDATION_SEQUENCES
-from .environment import default_device, quiet_transformers, require_training, thread_count, usable_device
+from .environment import (
+    default_device,
+    enough_memory,
+    quiet_transformers,
+    require_training,
+    thread_count,
+    usable_device,
+)
 from .latency_model import LatencyModel
 from .latency_targets import FULL, parse_targets
 from .routed_latency import RoutedLatency
@@ -159,6 +166,7 @@ def route(
         checkpoint_text(opened, text, length=length, field=text_field, progress=progress) as data,
         thread_count(threads),
         quiet_transformers(),
+        enough_memory("training routers", "pass a smaller --batch, --length or --hidden-size"),
     ):
         packed, validation = data.train, spread(data.validation, VALIDATION_SEQUENCES)
         model = load_model(opened.path).to(usable_device(device or default_device()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -97,13 +98,14 @@ class RoutedLatency:
         """Raise InputError naming every relative target that no choice of widths can meet."""
         found = [f"{t:g} is no share of the full model's latency, from above 0 to 1" for t in targets if not 0 < t <= 1]
         least = self.fastest / self.full
-        found += [f"{t:g} is below {least:.3f}" for t in targets if 0 < t < least]
+        shown = math.ceil(round(least * 1000, 6)) / 1000  # rounded up, so that it can be asked for
+        found += [f"{t:g} is below {shown:.3f}" for t in targets if 0 < t < least]
         if found:
             raise InputError(
                 f"These targets cannot be reached: {'; '.join(found)}.",
-                cause=f"the fastest that these candidate widths reach is {least:.3f} of the full model's latency "
+                cause=f"the fastest that these candidate widths reach is {shown:.3f} of the full model's latency "
                 f"({self.fastest:.4g} of {self.full:.4g} ms)",
-                fix=f"ask for targets from {least:.3f} to 1, or make the model elastic with narrower candidates",
+                fix=f"ask for targets from {shown:.3f} to 1, or make the model elastic with narrower candidates",
             )
 
 

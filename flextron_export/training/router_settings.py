@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..elastic.router import METHODS
 from ..errors import InputError, problems
-from .settings import PRECISIONS
+from ..targets.cores import MOST_THREADS
+from .settings import LARGEST_SEED, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,10 @@ class RouterSettings:
         for name, values in (("method", METHODS), ("precision", PRECISIONS)):
             if getattr(self, name) not in values:
                 found.append(f"{name} is {getattr(self, name)!r}, it must be one of {', '.join(values)}")
-        if self.threads is not None and self.threads < 1:
-            found.append(f"threads is {self.threads}, at least 1 is needed")
+        if self.seed > LARGEST_SEED:
+            found.append(f"seed is {self.seed}, at most {LARGEST_SEED} is possible")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            found.append(f"threads is {self.threads}, it must be between 1 and {MOST_THREADS}")
         problems(InputError, "these router settings cannot be used", found)
 
     @property

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..elastic.checkpoint import ElasticCheckpoint
+from ..elastic.checkpoint import MARKER, ElasticCheckpoint
 from ..elastic.model import load_model
 from ..elastic.rewriting import with_budgets
 from ..elastic.widths import Budget
 from ..errors import InputError
+from ..files import check_new_directory
 from .checkpoint_text import checkpoint_text
 from .data import spread
 from .elastify import VALIDATION_SEQUENCES
@@ -86,8 +87,7 @@ def search_checkpoint(
             f"{sequences} sequences of {length} tokens and {max_evaluations} evaluations cannot be searched with."
         )
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists.", fix="choose another --out, or pass --overwrite")
+    check_new_directory(out, marker=MARKER, overwrite=overwrite)
     checkpoint.weights()
     require_training()
     device = usable_device(device or default_device())

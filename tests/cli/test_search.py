@@ -42,3 +42,13 @@ def test_one_latency_model_is_needed_and_targets_must_be_possible(call, tiny_che
     assert done.exit_code == 3 and "There is no latency model" in done.output
     done = call(*common, "--targets", "0.001", "--latency-device", "h100")
     assert done.exit_code == 3 and "but the fastest network" in done.output
+
+
+def test_what_the_search_would_be_for_nothing_with_is_refused_before_it(call, tiny_checkpoint, tiny_text, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("keep")
+    common = ("search", tiny_checkpoint, "--text", tiny_text, "--targets", "0.999", "--latency-device", "h100")
+    done = call(*common, "--out", tmp_path / "mine", "--overwrite")
+    assert done.exit_code == 3 and "was not written by this tool" in done.output
+    done = call(*common, "--out", tmp_path / "out", "--length", 100_000)
+    assert done.exit_code == 3 and "the model has 256 positions" in done.output

@@ -162,6 +162,9 @@ def test_a_checkpoint_is_extended_in_place_only_when_asked(
         ({"latency_model": "/nowhere.json"}, InputError, "no latency model"),
         ({"hidden_size": 0}, InputError, "hidden size is 0"),
         ({"learning_rate": -1.0}, InputError, "learning_rate is -1"),
+        ({"length": 100_000}, InputError, "100000 tokens is too long: the model has 256 positions"),
+        ({"threads": 1_000_000}, InputError, "threads is 1000000"),
+        ({"seed": 2**31}, InputError, "seed is 2147483648"),
         ({"joint_learning_rate": -1.0}, InputError, "learning_rate is -1"),
         ({"checkpoint": "/nowhere"}, CheckpointError, "nowhere"),
     ],
@@ -182,6 +185,12 @@ def test_what_cannot_be_used_is_refused_before_work_begins(
     options = {**QUICK, **options}
     with pytest.raises(error, match=message):
         route(options.pop("checkpoint", tiny_checkpoint), [tiny_text], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_router_that_memory_cannot_hold_is_refused(tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not enough memory for training routers(.|\n)*--hidden-size"):
+        route(tiny_checkpoint, [tiny_text], tmp_path / "out", **{**QUICK, "hidden_size": 2**40})
     assert not (tmp_path / "out").exists()
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from ..elastic.router import METHODS
 from ..errors import InputError, problems
-from ..targets.cores import MOST_THREADS
-from .settings import LARGEST_SEED, PRECISIONS
+from .settings import PRECISIONS, choice_faults
 
 
 @dataclass(frozen=True)
@@ -85,13 +84,7 @@ class RouterSettings:
             for name in ("dead_zone", "surrogate_warmup")
             if not 0 <= getattr(self, name) < 1
         ]
-        for name, values in (("method", METHODS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in values:
-                found.append(f"{name} is {getattr(self, name)!r}, it must be one of {', '.join(values)}")
-        if self.seed > LARGEST_SEED:
-            found.append(f"seed is {self.seed}, at most {LARGEST_SEED} is possible")
-        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
-            found.append(f"threads is {self.threads}, it must be between 1 and {MOST_THREADS}")
+        found += choice_faults(self, {"method": METHODS, "precision": PRECISIONS})
         problems(InputError, "these router settings cannot be used", found)
 
     @property

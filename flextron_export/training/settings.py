@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import InputError, problems
 from ..targets.cores import MOST_THREADS
@@ -69,13 +71,7 @@ class TrainingSettings:
             for name in ("warmup", "weight_decay")
             if not 0 <= getattr(self, name) <= 1
         ]
-        for name, values in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in values:
-                found.append(f"{name} is {getattr(self, name)!r}, it must be one of {', '.join(values)}")
-        if self.seed > LARGEST_SEED:
-            found.append(f"seed is {self.seed}, at most {LARGEST_SEED} is possible")
-        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
-            found.append(f"threads is {self.threads}, it must be between 1 and {MOST_THREADS}")
+        found += choice_faults(self, {"loss": LOSSES, "optimizer": OPTIMIZERS, "precision": PRECISIONS})
         problems(InputError, "these training settings cannot be used", found)
 
     @property
@@ -87,3 +83,17 @@ class TrainingSettings:
     def warmup_steps(self) -> int:
         """Steps over which the learning rate rises, at least one."""
         return max(round(self.warmup * self.steps), 1)
+
+
+def choice_faults(settings: Any, choices: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is wrong, in words, with fields that take one of some words, and with `seed` and `threads`."""
+    found = [
+        f"{name} is {getattr(settings, name)!r}, it must be one of {', '.join(values)}"
+        for name, values in choices.items()
+        if getattr(settings, name) not in values
+    ]
+    if settings.seed > LARGEST_SEED:
+        found.append(f"seed is {settings.seed}, at most {LARGEST_SEED} is possible")
+    if settings.threads is not None and not 1 <= settings.threads <= MOST_THREADS:
+        found.append(f"threads is {settings.threads}, it must be between 1 and {MOST_THREADS}")
+    return found

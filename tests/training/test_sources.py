@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flextron_export.errors import InputError
@@ -75,6 +75,7 @@ def test_the_place_of_a_bad_byte_is_that_in_the_file(tmp_path: Path, monkeypatch
         read_text([path])
 
 
+@settings(deadline=None)  # it writes files
 @given(
     documents=st.lists(st.text("ab \n\tž", max_size=120), min_size=1, max_size=8),
     blank=st.sampled_from(["\n\n", "\n \n", "\n\t\n\n"]),

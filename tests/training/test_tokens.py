@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flextron_export.errors import InputError
@@ -30,6 +30,7 @@ def stream(text: Path, directory: Path, **options: Any) -> Tokens:
     return tokenise([text], byte_tokenizer(), directory / "tokens", **{**OPTIONS, **options})
 
 
+@settings(deadline=None)  # it writes files
 @given(
     documents=st.lists(st.text("ab ž", min_size=1, max_size=30).filter(str.strip), min_size=2, max_size=30).filter(
         lambda found: len({d.strip() for d in found}) > 1

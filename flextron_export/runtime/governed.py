@@ -13,6 +13,7 @@ from .answer import Answer, Choice
 from .drafting import can_draft
 from .generation import one_by_one
 from .governor import Governor, Rung, Switch
+from .latency_target import LatencyTarget
 from .selection import Selection, rank
 from .sequence import LiveSequence
 from .table import LatencyTable
@@ -29,6 +30,13 @@ def ladder(budgets: Sequence[Budget], table: LatencyTable, first: Budget) -> lis
         if budget.name in cost and can_draft(budget, found[-1]) and cost[budget.name] < cost[found[-1].name]:
             found.append(budget)
     return found
+
+
+def promised(target: LatencyTarget | None) -> float:
+    """Milliseconds per token that a target sets; InputError if it sets none, as there is nothing to keep then."""
+    if target is None or target.ms_per_token is None:
+        raise InputError("The governor keeps a time per token, and the target sets none.", fix="add one, as in 20ms")
+    return target.ms_per_token
 
 
 class Governed:
@@ -57,10 +65,7 @@ class Governed:
         switches: list[Switch],
         on_switch: Callable[[Switch], None] = lambda switch: None,
     ) -> None:
-        if selection.target is None or selection.target.ms_per_token is None:
-            raise InputError(
-                "The governor keeps a time per token, and the target sets none.", fix="add one, as in 20ms"
-            )
+        promise = promised(selection.target)
         steps = ladder(budgets, table, selection.budget)
         self._budgets: Mapping[str, Budget] = {budget.name: budget for budget in steps}
         self._table, self._switches, self._on_switch = table, switches, on_switch
@@ -69,7 +74,7 @@ class Governed:
             cost = table.budgets[budget.name]
             nearest = min(cost.decode, key=lambda t: abs(t.tokens - context))
             rungs.append(Rung(budget.name, nearest.p50, cost.ms_per_token(context)))
-        self.governor = Governor(selection.target.ms_per_token, rungs, widen=mode == "on")
+        self.governor = Governor(promise, rungs, widen=mode == "on")
         self._widest = steps[0].name
         self._pending: Switch | None = None
 

@@ -20,7 +20,7 @@ from .answer import Answer
 from .batch import LiveBatch, generate_batch
 from .chat import ChatTemplate
 from .generation import Cancelled, Generation, steps
-from .governed import MODES, Governed
+from .governed import MODES, Governed, promised
 from .governor import Switch
 from .latency_target import LatencyTarget
 from .measurements import CALIBRATION, find_table
@@ -124,6 +124,8 @@ class Runner:
             )
         if latency_target is not None:
             latency_target = LatencyTarget.parse(latency_target)  # before anything is loaded
+        if governor != "off":
+            promised(latency_target)  # before anything is measured
         self._opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory, hashes=verify_hashes)
         self.bundle, self._chunk = self._opening.bundle, chunk
         self.table: LatencyTable | None = None
@@ -370,6 +372,7 @@ class Runner:
         return PromptRouter(self.bundle) if router and router.kind == "prompt" else None
 
     def _governed(self, selection: Selection, context: int, switches: list[Switch]) -> Governed:
+        promised(selection.target)
         table = self.measurements(selection.target)
         return Governed(self._governor, selection, self.budgets, table, context, switches, self._on_switch)
 

@@ -71,8 +71,10 @@ def test_narrowing_moves_nothing_and_widening_computes_anew(pristine):
 
 
 def test_settings_that_cannot_be_used_are_refused(pristine, table):
-    with pytest.raises(InputError, match="sets none"):
-        Runner(pristine, threads=1, governor="on")
+    for target in (None, "300ms@16"):
+        with pytest.raises(InputError, match="sets none"):
+            Runner(pristine, target, threads=1, governor="on")
+    assert not (pristine / "latency").exists()  # refused before measuring
     with pytest.raises(InputError, match="governor cannot be sometimes"):
         Runner(pristine, "10s", threads=1, calibration=table, governor="sometimes")
     with pytest.raises(InputError, match="with speculative decoding auto"):

@@ -67,7 +67,7 @@ def test_the_runner_decodes_what_torch_computes(trained: Path, layout: str) -> N
     model = load_model(checkpoint.path)
     with Runner(trained / "bundle", layout=layout, threads=1) as runner:
         for budget in (checkpoint.budgets[0], checkpoint.budgets[-1]):
-            sequence = LiveSequence(runner._open(), budget, 256, chunk=6)
+            sequence = LiveSequence(runner._session.get(), budget, 256, chunk=6)
             found, ids = [sequence.prefill(PROMPT).copy()], list(PROMPT)
             for _ in range(50):  # the cache grows on the way
                 ids.append(int(found[-1].argmax()))

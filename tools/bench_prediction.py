@@ -42,7 +42,7 @@ CONTEXT, TOKENS, STEPS = 120, 16, 24
 
 def collect(bundle: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
     """One record per round, budget and setting: predicted and observed p50 in milliseconds."""
-    opening = open_bundle(bundle, "onnxruntime-cpu", threads=threads)
+    opening = open_bundle(bundle, threads=threads)
     session, records = opening.session(), []
     prompt = [7 + i % 50 for i in range(CONTEXT - TOKENS // 2)]
     with Runner(bundle, threads=threads, prefix_cache=0) as runner:

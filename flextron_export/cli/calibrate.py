@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,15 +35,10 @@ from .common import (
 @json_option
 def calibrate_command(
     bundle: Path,
-    target: str,
-    layout: str | None,
-    dtype: str | None,
-    threads: int | None,
-    low_memory: bool,
     contexts: tuple[int, ...] | None,
     prompt_lengths: tuple[int, ...] | None,
-    repeats: int,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Measure every budget of BUNDLE on this device and keep the table in the bundle.
 
@@ -60,15 +56,10 @@ def calibrate_command(
     show_warnings()
     table = calibrate(
         bundle,
-        target=target,
-        layout=layout,
-        dtype=dtype,
-        threads=threads,
-        low_memory=low_memory,
         contexts=contexts or CONTEXTS,
         prompt_lengths=prompt_lengths or PROMPT_LENGTHS,
-        repeats=repeats,
         track=track,
+        **options,
     )
     if as_json:
         print_json(table.to_json())

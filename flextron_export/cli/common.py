@@ -37,6 +37,54 @@ def target_options(function: F) -> F:
     return function
 
 
+def runner_options(function: F) -> F:
+    """What `run` and `serve` have in common: arguments of `Runner` under its names, `target_options` among them."""
+    for option in (
+        target_options,
+        click.option(
+            "--no-verify-hashes",
+            "verify_hashes",
+            flag_value=False,
+            default=True,
+            help="Check sizes of the bundle's files only; starts faster.",
+        ),
+        click.option(
+            "--governor",
+            type=click.Choice(["off", "narrow", "on"]),
+            default="off",
+            show_default=True,
+            help="Change the budget while it runs to keep the target's time per token: not, only downwards, or both "
+            "ways.",
+        ),
+        click.option("--draft-budget", "draft", help="With --speculative: the budget that drafts."),
+        click.option(
+            "--speculative",
+            default="off",
+            show_default=True,
+            help="A narrower budget drafts tokens, the budget verifies them: auto (where it is faster), off, or how "
+            "many.",
+        ),
+        click.option(
+            "--calibration",
+            type=click.Choice(["auto", "never", "always"]),
+            default="auto",
+            show_default=True,
+            help="Measure the budgets: once per device, never, or now.",
+        ),
+        click.option(
+            "--best-effort", is_flag=True, help="If no budget meets the target, run the one that comes closest."
+        ),
+        click.option("--budget", help="Run this budget, whatever it costs."),
+        click.option(
+            "--latency-target",
+            help="20ms or 50tok/s (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or "
+            "several with commas.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def text_options(function: F) -> F:
     """`--text` and `--text-field`."""
     for option in (

@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
 
 from ..errors import InputError
-from .common import DIRECTORY, json_option, print_json, show_warnings, target_options, track
+from .common import DIRECTORY, json_option, print_json, runner_options, show_warnings, track
 
 
 @click.command("run", short_help="Generate text at a latency target.")
 @click.argument("bundle", type=DIRECTORY)
 @click.option("--prompt", help="Text to continue.")
 @click.option("--prompt-file", type=click.File(encoding="utf-8"), help="File with the text to continue; - for input.")
-@click.option(
-    "--latency-target",
-    help="20ms (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or several with commas.",
-)
-@click.option("--budget", help="Run this budget, whatever it costs.")
-@click.option("--best-effort", is_flag=True, help="If no budget meets the target, run the one that comes closest.")
-@click.option(
-    "--calibration",
-    type=click.Choice(["auto", "never", "always"]),
-    default="auto",
-    show_default=True,
-    help="Measure the budgets: once per device, never, or now.",
-)
-@click.option(
-    "--speculative",
-    default="off",
-    show_default=True,
-    help="A narrower budget drafts tokens, the budget verifies them: auto (where it is faster), off, or how many.",
-)
-@click.option("--draft-budget", help="With --speculative: the budget that drafts.")
-@click.option(
-    "--governor",
-    type=click.Choice(["off", "narrow", "on"]),
-    default="off",
-    show_default=True,
-    help="Change the budget while it runs to keep the target's time per token: not, only downwards, or both ways.",
-)
+@runner_options
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option(
     "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token each time."
@@ -58,42 +32,24 @@ from .common import DIRECTORY, json_option, print_json, show_warnings, target_op
 @click.option("--stop", multiple=True, help="End before this text; repeat for several.")
 @click.option("--logprobs", type=int, help="With --json: log-probabilities of every token and of this many likeliest.")
 @click.option("--seed", type=click.IntRange(min=0), help="The same seed, prompt and settings give the same text.")
-@click.option("--ignore-eos", is_flag=True, help="Go on after the model's end-of-text token.")
+@click.option(
+    "--ignore-eos",
+    "stop_on_eos",
+    flag_value=False,
+    default=True,
+    help="Go on after the model's end-of-text token.",
+)
 @click.option("--chat", is_flag=True, help="The prompt is a user's message, for the model's chat template.")
 @click.option("--system", help="With --chat: the system message before it.")
-@click.option("--no-verify-hashes", is_flag=True, help="Check sizes of the bundle's files only; starts faster.")
-@target_options
 @json_option
 def run_command(
     bundle: Path,
     prompt: str | None,
     prompt_file: TextIO | None,
-    latency_target: str | None,
-    budget: str | None,
-    best_effort: bool,
-    calibration: str,
-    speculative: str,
-    draft_budget: str | None,
-    governor: str,
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    repetition_penalty: float,
-    stop: tuple[str, ...],
-    logprobs: int | None,
-    seed: int | None,
-    ignore_eos: bool,
     chat: bool,
     system: str | None,
-    no_verify_hashes: bool,
-    target: str,
-    layout: str | None,
-    dtype: str | None,
-    threads: int | None,
-    low_memory: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Generate text with the best budget of BUNDLE that meets a latency target on this device.
 
@@ -105,6 +61,7 @@ def run_command(
     """
     from ..bundle.manifest import Bundle
     from ..runtime.chat import ChatTemplate
+    from ..runtime.options import GenerationOptions
     from ..runtime.runner import Runner
     from ..runtime.tokenizer import Tokenizer
 
@@ -112,8 +69,11 @@ def run_command(
         raise click.UsageError("Pass either --prompt or --prompt-file.")
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat.")
+    if options["governor"] != "off" and options["latency_target"] is None:
+        raise click.UsageError("--governor needs a --latency-target with a time per token.")
     show_warnings()
-    opened = Bundle.open(bundle, hashes=not no_verify_hashes)
+    asked = GenerationOptions(**{f.name: options.pop(f.name) for f in fields(GenerationOptions)})
+    opened = Bundle.open(bundle, hashes=options["verify_hashes"])
     try:
         text = prompt_file.read() if prompt_file else prompt or ""
     except UnicodeDecodeError as error:
@@ -122,39 +82,10 @@ def run_command(
         before = [{"role": "system", "content": system}] if system is not None else []
         text = ChatTemplate.of(bundle).render([*before, {"role": "user", "content": text}])
     ids = Tokenizer(bundle).encode(text, special=not chat)
-    context = min(len(ids) + max_new_tokens, opened.architecture.max_positions)
-    with Runner(
-        opened,
-        latency_target,
-        target=target,
-        layout=layout,
-        dtype=dtype,
-        budget=budget,
-        threads=threads,
-        low_memory=low_memory,
-        best_effort=best_effort,
-        context=context,
-        calibration=calibration,
-        speculative=speculative,
-        draft=draft_budget,
-        governor=governor,
-        on_switch=_say,
-        track=track,
-    ) as runner:
+    context = min(len(ids) + asked.max_new_tokens, opened.architecture.max_positions)
+    with Runner(opened, context=context, on_switch=_say, track=track, **options) as runner:
         # Before anything is said: it refuses a prompt that cannot be used.
-        generation = runner.generate(
-            ids,
-            max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop,
-            logprobs=logprobs,
-            stop_on_eos=not ignore_eos,
-        )
+        generation = runner.generate(ids, **vars(asked))
         if not as_json:
             click.echo(generation.selection.reason, err=True)
             for rejected in generation.selection.rejected:
@@ -166,7 +97,7 @@ def run_command(
                 click.echo(piece, nl=False)
         if as_json:
             found = {"text": generation.text, "tokens": list(generation.tokens)}
-            if logprobs is not None:
+            if asked.logprobs is not None:
                 found["logprobs"] = [asdict(entry) for entry in generation.logprobs]
             print_json({**found, "selection": generation.selection.to_json(), "timings": runner.timings.to_json()})
         else:

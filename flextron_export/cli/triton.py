@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,21 +20,7 @@ from .common import DIRECTORY, json_option, print_json, target_options
 @click.option("--overwrite", is_flag=True, help="Replace a model that this command wrote.")
 @target_options
 @json_option
-def triton_command(
-    bundle: Path,
-    out: Path,
-    name: str | None,
-    latency_target: str | None,
-    budget: str | None,
-    parallel: int,
-    overwrite: bool,
-    target: str,
-    layout: str | None,
-    dtype: str | None,
-    threads: int | None,
-    low_memory: bool,
-    as_json: bool,
-) -> None:
+def triton_command(bundle: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Write BUNDLE as a model of Triton's Python backend: config.pbtxt, model.py and a copy of the bundle.
 
     \b
@@ -42,20 +29,7 @@ def triton_command(
     """
     from ..triton.repository import triton
 
-    written = triton(
-        bundle,
-        out,
-        name=name,
-        target=target,
-        layout=layout,
-        dtype=dtype,
-        threads=threads,
-        low_memory=low_memory,
-        latency_target=latency_target,
-        budget=budget,
-        parallel=parallel,
-        overwrite=overwrite,
-    )
+    written = triton(bundle, out, **options)
     if as_json:
         print_json({"model": str(written)})
     else:

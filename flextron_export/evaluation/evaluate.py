@@ -16,7 +16,9 @@ from .perplexity import Perplexity, Text, perplexity
 from .subject import open_subject
 
 if TYPE_CHECKING:
-    from .subject import Subject
+    from typing_extensions import Unpack
+
+    from .subject import Subject, Where
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,8 @@ def evaluate(
     limit: int | None = None,
     num_fewshot: int | None = None,
     batch: int | None = None,
-    target: str | None = None,
-    layout: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    low_memory: bool = False,
-    device: str | None = None,
     track: Track = silent,
+    **where: Unpack[Where],
 ) -> Evaluation:
     """Score budgets on a text, on tasks of lm-evaluation-harness, or both.
 
@@ -93,8 +90,8 @@ def evaluate(
         limit: documents of each task, its first; all by default.
         num_fewshot: examples in front of every question, where a task does not fix it.
         batch: most sequences in a call; chosen by their length by default.
-        target, layout, dtype, threads, low_memory, device: see `open_subject`.
         track: shows progress.
+        where: target, layout, dtype, threads, low_memory, device: see `open_subject`.
 
     Raises:
         InputError: there is nothing to score, or an argument cannot be used.
@@ -112,10 +109,7 @@ def evaluate(
         from .tasks import Tasks
 
         loaded = Tasks(tasks)
-    opened = open_subject(
-        path, target=target, layout=layout, dtype=dtype, threads=threads, low_memory=low_memory, device=device
-    )
-    with closing(opened) as subject:
+    with closing(open_subject(path, **where)) as subject:
         chosen = [subject.budget(name) for name in dict.fromkeys(budgets)] or list(subject.budgets)
         read = None
         if text:

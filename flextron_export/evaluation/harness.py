@@ -18,7 +18,7 @@ from ..errors import InputError, MissingDependencyError
 from ..runtime.sampling import Sampler, Sampling
 from ..runtime.tokenizer import Tokenizer
 from .scoring import LARGEST_BATCH, Request, score
-from .subject import Subject, open_subject
+from .subject import Subject, Where, open_subject
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -34,6 +34,7 @@ except ImportError as problem:
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
+    from typing_extensions import Unpack
 
 Encoded = tuple[Any, list[int], list[int]]
 """What the harness hands on: a key for its cache, the tokens of the context, those of the continuation."""
@@ -46,9 +47,9 @@ class FlextronLM(TemplateLM):
     Args:
         path: the checkpoint or bundle, or a `Subject` that is open already.
         budget: its name; the widest by default.
-        target, layout, dtype, threads, low_memory, device: see `open_subject`.
         batch_size: most sequences in a call; by default, or for `auto`, chosen by their length.
         max_gen_toks: tokens to generate where a task does not say.
+        where: target, layout, dtype, threads, low_memory, device: see `open_subject`.
 
     Raises:
         FlextronError: it cannot be opened.
@@ -59,30 +60,13 @@ class FlextronLM(TemplateLM):
         path: str | Subject,
         budget: str | None = None,
         *,
-        target: str | None = None,
-        layout: str | None = None,
-        dtype: str | None = None,
-        threads: int | None = None,
-        low_memory: bool = False,
-        device: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         max_gen_toks: int = 256,
+        **where: Unpack[Where],
     ) -> None:
         super().__init__()
-        self.subject: Subject = (
-            open_subject(
-                path,
-                target=target,
-                layout=layout,
-                dtype=dtype,
-                threads=threads,
-                low_memory=low_memory,
-                device=device,
-            )
-            if isinstance(path, str)
-            else path
-        )
+        self.subject: Subject = open_subject(path, **where) if isinstance(path, str) else path
         widest = max(self.subject.budgets, key=lambda b: b.parameters(self.subject.architecture))
         self.budget = widest if budget is None else self.subject.budget(budget)
         self.max_length, self.max_gen_toks = self.subject.max_length, max_gen_toks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from ..elastic.architecture import Architecture
 from ..elastic.widths import Budget
 from ..errors import InputError, problems
 from ..runtime.capacity import capacity_for
-from ..runtime.opening import open_bundle
-from ..targets import DEFAULT_TARGET
+from ..runtime.opening import How, Opening, open_bundle
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 TOKENS_PER_CALL = 2048
 """Tokens of all sequences together that one call reads: bounds the memory of activations."""
@@ -76,39 +78,37 @@ class Subject(Protocol):
         """Release what is held."""
 
 
-def open_subject(
-    path: str | Path,
-    *,
-    target: str | None = None,
-    layout: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    low_memory: bool = False,
-    device: str | None = None,
-    hashes: bool = True,
-) -> Subject:
+class Where(How, total=False):
+    """Keyword arguments that say where a model is scored: as `How` for a bundle; for a checkpoint `threads` and device.
+
+    device: torch device of a checkpoint, by default a GPU if there is one.
+    """
+
+    device: str | None
+
+
+def open_subject(path: str | Path, *, hashes: bool = True, **where: Unpack[Where]) -> Subject:
     """Open a checkpoint or a bundle to be scored.
 
     Args:
-        target, layout, dtype, low_memory: how a bundle runs, see `open_bundle`; by default on ONNX Runtime.
-        threads: CPU threads.
-        device: torch device of a checkpoint; default a GPU if there is one.
         hashes: compare the hashes of all files.
+        where: target, layout, dtype, threads, low_memory, device: see `Where`.
 
     Raises:
         InputError: there is nothing of that name, or an option belongs to the other kind.
         BundleError, CheckpointError, TargetError, MissingDependencyError: it cannot be opened.
     """
     opened = open_artefact(path, hashes=hashes)
+    device = where.pop("device", None)
     if isinstance(opened, Bundle):
         if device is not None:
             raise InputError(
                 f"{path} is a bundle: it runs on a target, not on the torch device {device!r}.",
                 fix="leave --device out, or name a --target",
             )
-        return BundleSubject(opened, target or DEFAULT_TARGET, layout, dtype, threads, low_memory)
-    given = {"target": target, "layout": layout, "dtype": dtype, "low-memory": low_memory or None}
-    found = [f"--{name} {value}" for name, value in given.items() if value is not None]
+        return BundleSubject(open_bundle(opened, **cast(How, where)))
+    threads = where.pop("threads", None)
+    found = [f"--{name.replace('_', '-')} {value}" for name, value in where.items() if value]
     problems(
         InputError,
         f"{path} is a checkpoint, which runs in torch; these options belong to bundles",
@@ -123,23 +123,12 @@ def open_subject(
 class BundleSubject:
     """See `Subject`: a bundle on a target, through its session."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        target: str = DEFAULT_TARGET,
-        layout: str | None = None,
-        dtype: str | None = None,
-        threads: int | None = None,
-        low_memory: bool = False,
-    ) -> None:
-        self.opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory)
-        self.path, self.architecture, self.budgets = (
-            bundle.path,
-            bundle.architecture,
-            bundle.budgets_of(self.opening.layout),
-        )
-        self.session = self.opening.session()
-        self.max_length = self.opening.max_tokens(self.session)
+    def __init__(self, opening: Opening) -> None:
+        self.opening, bundle = opening, opening.bundle
+        self.path, self.architecture = bundle.path, bundle.architecture
+        self.budgets = bundle.budgets_of(opening.layout)
+        self.session = opening.session()
+        self.max_length = opening.max_tokens(self.session)
         self.max_batch = self.session.max_batch
 
     def budget(self, name: str) -> Budget:

@@ -38,7 +38,7 @@ class LiveBatch:
         self.lengths = np.zeros(size, np.int64)
         self._cache: Any = None
 
-    def prefill(self, prompts: Sequence[Sequence[int]], before: Callable[[], None]) -> np.ndarray:
+    def prefill(self, prompts: Sequence[Sequence[int]], before: Callable[[], object]) -> np.ndarray:
         """Begin every sequence with its prompt; return the float32 logits [batch, vocab] after each."""
         ends = np.array([len(prompt) for prompt in prompts])
         self._cache = self.session.new_cache(self.budget, len(prompts), capacity_for(int(ends.max()), self.maximum))
@@ -92,7 +92,7 @@ def generate_batch(
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Answer],
     timings: Timings,
-    check: Callable[[], None],
+    check: Callable[[], object],
 ) -> None:
     """Write all answers; `check` is called before every step and may raise."""
     start = time.perf_counter()

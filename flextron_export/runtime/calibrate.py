@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,13 +20,15 @@ from ..elastic.widths import Budget
 from ..errors import InputError
 from ..graph.contract import DTYPES, cache_shapes
 from ..progress import Track, silent
-from ..targets import DEFAULT_TARGET
 from ..targets.session import Session
 from ..version import __version__
-from .opening import Opening, open_bundle
+from .opening import How, Opening, open_bundle
 from .sampling import Sampling
 from .sequence import LiveSequence
 from .table import BudgetCost, LatencyTable, Timing, content_hash
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 CONTEXTS = (64, 256, 1024)
 PROMPT_LENGTHS = (16, 128, 512)
@@ -44,16 +47,12 @@ log = logging.getLogger(__name__)
 def calibrate(
     bundle: str | Path | Bundle,
     *,
-    target: str = DEFAULT_TARGET,
-    layout: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    low_memory: bool = False,
     contexts: Sequence[int] = CONTEXTS,
     prompt_lengths: Sequence[int] = PROMPT_LENGTHS,
     repeats: int = REPEATS,
     max_seconds: float = 60.0,
     track: Track = silent,
+    **how: Unpack[How],
 ) -> LatencyTable:
     """Measure time per token, time to the first token and memory of every budget; keep the table in the bundle.
 
@@ -61,17 +60,13 @@ def calibrate(
 
     Args:
         bundle: its directory.
-        target: where it runs.
-        layout: graph layout; the target's own choice by default.
-        dtype: precision; the target's own choice by default.
-        threads: thread setting of the target; part of the device's identity.
-        low_memory: measure with weights that stay mapped; see `Runner`.
         contexts: context lengths at which decode steps are measured, cut to what the model holds.
         prompt_lengths: prompt lengths for the time to the first token, cut likewise.
         repeats: decode steps to measure per budget and context length; a twelfth of that, but at least 6, per prompt
             length.
         max_seconds: with at least 6 measurements each, stop early to stay near this; `samples` tells how many.
         track: shows progress.
+        how: target, layout, dtype, threads, low_memory: see `How`. They are part of the device's identity.
 
     Returns:
         The table. It is also written to `BUNDLE/latency/`, or to the user's cache directory if the bundle is read-only,
@@ -81,7 +76,7 @@ def calibrate(
         InputError: an argument cannot be used.
         BundleError, TargetError, MissingDependencyError: the bundle cannot be opened on that target.
     """
-    opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory)
+    opening = open_bundle(bundle, **how)
     session = opening.session()
     try:
         return measure(opening, session, contexts, prompt_lengths, repeats, max_seconds, track)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Generic, TypeVar
 
 from .answer import Answer, Choice
@@ -139,3 +140,18 @@ def steps(
         timings.stopped_by = answer.stopped_by
         if whole and sequence is not None and sequence.length:
             close_sequence(sequence)
+
+
+def texts_of(written: Iterator[tuple[int, str]]) -> Iterator[str]:
+    """The pieces of text of `steps`."""
+    with closing(written):  # type: ignore[type-var]  # a generator
+        for _, piece in written:
+            if piece:
+                yield piece
+
+
+def tokens_of(written: Iterator[tuple[int, str]]) -> Iterator[int]:
+    """The token ids of `steps`."""
+    with closing(written):  # type: ignore[type-var]
+        for token, _ in written:
+            yield token

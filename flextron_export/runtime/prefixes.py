@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from ..elastic.widths import Budget
+from ..errors import InputError
 from .capacity import capacity_for
 from .sequence import LiveSequence
 
@@ -18,6 +19,8 @@ class PrefixCache:
     """
 
     def __init__(self, limit: int) -> None:
+        if limit < 0:
+            raise InputError(f"{limit} caches cannot be kept.", fix="use 0 or more")
         self.limit = limit
         self._idle: list[LiveSequence] = []
         self._lock = threading.Lock()

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bundle.manifest import Bundle
 from ..elastic.widths import Budget
 from ..errors import InputError
 from ..progress import Track, silent
-from ..targets import DEFAULT_TARGET
-from ..targets.session import Session
+from .advancing import Advancing
 from .answer import Answer
 from .batch import LiveBatch, generate_batch
 from .chat import ChatTemplate
-from .generation import Cancelled, Generation, steps
-from .governed import MODES, Governed, promised
+from .generation import Cancelled, Generation, steps, texts_of, tokens_of
 from .governor import Switch
 from .latency_target import LatencyTarget
-from .measurements import CALIBRATION, find_table
-from .opening import open_bundle
+from .measurements import Measurements
+from .opening import How, SharedSession, open_bundle
 from .options import GenerationOptions
 from .prefixes import PrefixCache
 from .prompt_router import PromptRouter
 from .selection import Selection, select
 from .sequence import CHUNK, LiveSequence
-from .speculation import parse_speculative
-from .speculator import Speculator
 from .table import LatencyTable
 from .timings import Timings
-from .tokenizer import TextStream, Tokenizer
+from .tokenizer import TextStream, Tokenizer, check_ids
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 
@@ -52,13 +50,8 @@ class Runner:
         latency_target: milliseconds per token, or a `LatencyTarget`, or a string such as `20ms`, `300ms@128` (to the
             first token of a 128-token prompt), `512MB`, or several with commas. None for no target: the widest budget
             runs.
-        target: where it runs.
-        layout, dtype: the target's own choice by default.
         budget: run this budget, whatever it costs; excludes a latency target. With layout `routed`, `r60` is the
             router at 0.6 of the full model's latency.
-        threads: thread setting of the target. On a busy machine one thread can be faster than two.
-        low_memory: leave the weights in the mapped file instead of rearranging them in private memory: slower, but the
-            pages are shared with other processes and can be dropped.
         best_effort: if no budget meets the target, run the one that comes closest instead of raising.
         verify_hashes: check the SHA-256 of every file in the bundle, not only sizes.
         context: tokens (prompt and answer) at which the target must hold; by default the longest that was measured.
@@ -70,14 +63,15 @@ class Runner:
             that this is faster; a number drafts that many at a time. See `Speculator`.
         draft: the budget that drafts.
         governor: `on` changes the budget within a generation to keep the target's time per token while the machine is
-            busy, and back; `narrow` never back. `selection` is the widest that it runs.
+            busy, and back; `narrow` never back. `selection` is the widest that it runs. A generation without such a
+            target keeps its budget.
         on_switch: is called at every such change; they are in `timings.switches` too.
         track: shows progress of a calibration.
+        how: target, layout, dtype, threads, low_memory: see `How`.
 
     Attributes:
         bundle: the opened bundle.
         selection: which budget was picked, why, and what was rejected.
-        table: the measurements it was picked by, or None.
         timings: of the latest generation.
 
     Threads may share a runner.
@@ -93,12 +87,7 @@ class Runner:
         bundle: str | Path | Bundle,
         latency_target: str | float | LatencyTarget | None = None,
         *,
-        target: str = DEFAULT_TARGET,
-        layout: str | None = None,
-        dtype: str | None = None,
         budget: str | None = None,
-        threads: int | None = None,
-        low_memory: bool = False,
         best_effort: bool = False,
         verify_hashes: bool = True,
         context: int | None = None,
@@ -110,39 +99,31 @@ class Runner:
         governor: str = "off",
         on_switch: Callable[[Switch], None] = lambda switch: None,
         track: Track = silent,
+        **how: Unpack[How],
     ) -> None:
-        if not isinstance(calibration, LatencyTable) and calibration not in CALIBRATION:
-            raise InputError(f"calibration {calibration!r} is none of {', '.join(CALIBRATION)}.")
         if chunk < 1 or (context is not None and context < 1):
             raise InputError(f"chunk {chunk} and context {context} must be at least 1.")
-        if prefix_cache < 0:
-            raise InputError(f"{prefix_cache} caches cannot be kept.", fix="use 0 or more")
-        if governor not in MODES or (governor != "off" and parse_speculative(speculative) != "off"):
-            raise InputError(
-                f"The governor cannot be {governor} with speculative decoding {speculative}.",
-                fix=f"use one of {', '.join(MODES)}, and drafts only without a governor",
-            )
         if latency_target is not None:
             latency_target = LatencyTarget.parse(latency_target)  # before anything is loaded
-        if governor != "off":
-            promised(latency_target)  # before anything is measured
-        self._opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory, hashes=verify_hashes)
-        self.bundle, self._chunk = self._opening.bundle, chunk
-        self.table: LatencyTable | None = None
-        self.timings = Timings()
-        self._governor, self._on_switch = governor, on_switch
-        self._calibration, self._track = calibration, track
         self._prefixes = PrefixCache(prefix_cache)
-        self._speculator = Speculator(self._opening, speculative, draft)
-        self._session: Session | None = None
-        self._closed = False
-        self._opening_lock, self._measuring = threading.RLock(), threading.RLock()
+        opening = open_bundle(bundle, hashes=verify_hashes, **how)
+        self.bundle, self._layout, self._chunk = opening.bundle, opening.layout, chunk
+        self._session = SharedSession(opening)
+        self._measurements = Measurements(self._session, calibration, track)
+        self._advancing = Advancing(
+            self._session,
+            self.budgets,
+            self._measurements,
+            speculative=speculative,
+            draft=draft,
+            governor=governor,
+            on_switch=on_switch,
+        )
+        self._advancing.check_target(latency_target)
+        self.timings = Timings()
         try:
             self.selection = self.select(latency_target, budget=budget, context=context, best_effort=best_effort)
-            self._speculator.check(self._open(), self.selection.budget)
-            if governor != "off":
-                self._governed(self.selection, 1, [])
-                self._open().narrowed(self._open().new_cache(self.selection.budget, 1, 1), self.selection.budget)
+            self._advancing.check(self.selection)
         except BaseException:
             self.close()
             raise
@@ -150,12 +131,17 @@ class Runner:
     @property
     def budgets(self) -> tuple[Budget, ...]:
         """What can be run: the bundle's budgets, or with layout `routed` the router at every trained target."""
-        return self.bundle.budgets_of(self._opening.layout)
+        return self.bundle.budgets_of(self._layout)
 
     @property
     def max_tokens(self) -> int:
         """Most tokens, prompt and answer together, that one generation may hold."""
-        return self._opening.max_tokens(self._open())
+        return self._session.max_tokens
+
+    @property
+    def table(self) -> LatencyTable | None:
+        """The measurements that budgets are picked by; None as long as none were needed."""
+        return self._measurements.table
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -190,7 +176,7 @@ class Runner:
         if latency_target is not None and budget is not None:
             raise InputError("A latency target and a budget were given.", fix="pass one of them")
         if budget is not None:
-            return Selection(self.bundle.budget(budget, self._opening.layout), f"{budget} was asked for by name.")
+            return Selection(self.bundle.budget(budget, self._layout), f"{budget} was asked for by name.")
         if latency_target is None:
             widest = max(budgets, key=lambda b: b.parameters(self.bundle.architecture))
             return Selection(widest, f"{widest.name} is the widest budget; there was no latency target.")
@@ -203,10 +189,7 @@ class Runner:
 
         `target` and `context` name lengths that are to be measured too, if it comes to that.
         """
-        with self._measuring:
-            if self.table is None:
-                self.table = find_table(self._opening, self._open, self._calibration, target, context, self._track)
-            return self.table
+        return self._measurements.find(target, context)
 
     def generate(
         self,
@@ -239,7 +222,7 @@ class Runner:
             InputError: the prompt is empty or longer than the model holds, or an option cannot be used.
         """
         asked = _options(max_new_tokens, options)
-        return self._generation(self._prompt(prompt), asked, selection, self.tokenizer, _texts)
+        return self._generation(self._prompt(prompt), asked, selection, self.tokenizer, texts_of)
 
     def generate_ids(
         self,
@@ -252,7 +235,7 @@ class Runner:
         """As `generate`, but token ids; a prompt of ids without `stop_on_eos` and `stop` needs no tokenizer."""
         asked = _options(max_new_tokens, options)
         tokenizer = self.tokenizer if asked.stops else None
-        return self._generation(self._prompt(prompt), asked, selection, tokenizer, _tokens)
+        return self._generation(self._prompt(prompt), asked, selection, tokenizer, tokens_of)
 
     def chat(
         self,
@@ -298,21 +281,17 @@ class Runner:
             raise InputError("There is no prompt.", fix="pass a list of at least one")
         tokenizer = self.tokenizer if self._has_tokenizer() else None
         selection = selection or self.selection
-        session = self._open()
+        session = self._session.get()
         answers = [self._answer(prompt, asked, tokenizer) for prompt in ids]
         self.timings = Timings(max(map(len, ids)), target=selection.target)
         batch = LiveBatch(session, selection.budget, len(ids), self.max_tokens, chunk=self._chunk)
-        generate_batch(batch, ids, answers, self.timings, self._check)
+        generate_batch(batch, ids, answers, self.timings, check=self._session.get)
         return answers
 
     def close(self) -> None:
         """Release the weights. Running generations end with an error."""
-        with self._opening_lock:
-            self._closed = True
-            session, self._session = self._session, None
+        self._session.close()
         self._prefixes.clear()
-        if session is not None:
-            session.close()
 
     def __enter__(self) -> Runner:
         return self
@@ -322,14 +301,6 @@ class Runner:
     ) -> None:
         self.close()
 
-    def _open(self) -> Session:
-        if self._closed:
-            raise InputError("The runner is closed.", fix="generate inside the `with` statement")
-        with self._opening_lock:
-            if self._session is None:
-                self._session = self._opening.session()
-            return self._session
-
     def _generation(
         self,
         ids: list[int],
@@ -338,19 +309,16 @@ class Runner:
         tokenizer: Tokenizer | None,
         view: Callable[[Iterator[tuple[int, str]]], Iterator[T]],
     ) -> Generation[T]:
-        selection, session, maximum = selection or self._selected(ids), self._open(), self.max_tokens
+        selection, session, maximum = selection or self._selected(ids), self._session.get(), self.max_tokens
         answer = self._answer(ids, options, tokenizer)
         self.timings = timings = Timings(len(ids), target=selection.target)
-        if self._governor == "off":
-            advance = self._speculator.advance(session, selection.budget, options.sampling, timings.drafted)
-        else:
-            advance = self._governed(selection, len(ids) + options.max_new_tokens, timings.switches).advance
+        advance = self._advancing.of(selection, len(ids) + options.max_new_tokens, options.sampling, timings)
         cancelled = threading.Event()
 
         def check() -> None:
             if cancelled.is_set():
                 raise Cancelled
-            self._open()
+            self._session.get()
 
         def sequence() -> LiveSequence:
             check()
@@ -371,14 +339,6 @@ class Runner:
         router = self.bundle.router
         return PromptRouter(self.bundle) if router and router.kind == "prompt" else None
 
-    def _governed(self, selection: Selection, context: int, switches: list[Switch]) -> Governed:
-        promised(selection.target)
-        table = self.measurements(selection.target)
-        return Governed(self._governor, selection, self.budgets, table, context, switches, self._on_switch)
-
-    def _check(self) -> None:
-        self._open()
-
     def _answer(self, ids: list[int], options: GenerationOptions, tokenizer: Tokenizer | None) -> Answer:
         eos = self.tokenizer.eos if options.stop_on_eos and self._has_tokenizer() else frozenset()
         return Answer(ids, options, eos, TextStream(tokenizer, ids) if tokenizer else None)
@@ -388,20 +348,7 @@ class Runner:
 
     def _prompt(self, prompt: str | Sequence[int]) -> list[int]:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
-        vocabulary = self.bundle.architecture.vocab_size
-        if not ids:
-            raise InputError("The prompt is empty, and this tokenizer begins no text by itself.", fix="pass a prompt")
-        if outside := [i for i in ids if not 0 <= i < vocabulary]:
-            raise InputError(
-                f"Token id {outside[0]} is outside the vocabulary of {vocabulary}.",
-                cause="a tokenizer of another model",
-                fix="use the tokenizer of the model that was exported",
-            )
-        if len(ids) > self.max_tokens:
-            raise InputError(
-                f"The prompt has {len(ids)} tokens; the cache holds at most {self.max_tokens}.",
-                fix="shorten the prompt, and leave room for the answer",
-            )
+        check_ids(ids, self.bundle.architecture.vocab_size, self.max_tokens)
         return ids
 
 
@@ -409,16 +356,3 @@ def _options(max_new_tokens: int, options: Mapping[str, Any]) -> GenerationOptio
     found = GenerationOptions(max_new_tokens, **options)
     found.validate()
     return found
-
-
-def _texts(written: Iterator[tuple[int, str]]) -> Iterator[str]:
-    with closing(written):  # type: ignore[type-var]  # a generator
-        for _, piece in written:
-            if piece:
-                yield piece
-
-
-def _tokens(written: Iterator[tuple[int, str]]) -> Iterator[int]:
-    with closing(written):  # type: ignore[type-var]
-        for token, _ in written:
-            yield token

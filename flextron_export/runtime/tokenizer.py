@@ -151,3 +151,20 @@ def _named(directory: Path, tokenizer: Any, name: str) -> int | None:
 
 def _content(token: Any) -> Any:
     return token["content"] if isinstance(token, dict) else token
+
+
+def check_ids(ids: Sequence[int], vocabulary: int, most: int) -> None:
+    """Raise InputError unless these can be a prompt: some, of the vocabulary, and at most so many."""
+    if not ids:
+        raise InputError("The prompt is empty, and this tokenizer begins no text by itself.", fix="pass a prompt")
+    if outside := [i for i in ids if not 0 <= i < vocabulary]:
+        raise InputError(
+            f"Token id {outside[0]} is outside the vocabulary of {vocabulary}.",
+            cause="a tokenizer of another model",
+            fix="use the tokenizer of the model that was exported",
+        )
+    if len(ids) > most:
+        raise InputError(
+            f"The prompt has {len(ids)} tokens; the cache holds at most {most}.",
+            fix="shorten the prompt, and leave room for the answer",
+        )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,10 +20,13 @@ from ..errors import InputError, MissingDependencyError
 from ..graph.contract import ROUTED
 from ..progress import Track, silent
 from ..runtime.calibrate import REPEATS, Rounds
-from ..runtime.opening import open_bundle
-from ..targets import DEFAULT_TARGET, get_target
+from ..runtime.opening import How, open_bundle
+from ..targets import get_target
 from ..version import __version__
 from .latency_model import PHASES, LatencyModel
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 BUDGETS, HELD_OUT = 30, 10
 QUARTILE = 25
@@ -142,17 +145,13 @@ def fit_bundle(
     *,
     phase: str = "decode",
     tokens: int = 256,
-    target: str = DEFAULT_TARGET,
-    layout: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    low_memory: bool = False,
     budgets: int = BUDGETS,
     held_out: int = HELD_OUT,
     repeats: int = REPEATS,
     max_seconds: float = 60.0,
     seed: int = 0,
     track: Track = silent,
+    **how: Unpack[How],
 ) -> LatencyModel:
     """Measure sub-networks of a bundle on this device and fit a latency model to their lower quartiles.
 
@@ -164,13 +163,13 @@ def fit_bundle(
         bundle: its directory.
         phase: `decode` or `prefill`.
         tokens: context length after the measured token, or prompt length; cut to what the model holds.
-        target, layout, dtype, threads, low_memory: as for `calibrate`.
         budgets: sub-networks to fit to.
         held_out: sub-networks to tell the error; each is measured twice, to tell what a measurement repeats within.
         repeats: decode steps, or prefills, per sub-network.
         max_seconds: stop early to stay near this.
         seed: of the random widths.
         track: shows progress.
+        how: target, layout, dtype, threads, low_memory: see `How`.
 
     Returns:
         The model. Its `source` has the device, the target, and under `error` and `repeatability` the `Errors`.
@@ -184,14 +183,14 @@ def fit_bundle(
             f"phase {phase!r}, {tokens} tokens, {held_out} held-out budgets and {repeats} repeats cannot be measured.",
             fix=f"use a phase of {', '.join(PHASES)}, and at least 1 of the others",
         )
-    opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory)
+    opening = open_bundle(bundle, **how)
     if opening.layout == ROUTED:
         raise InputError(
             f"Layout {ROUTED} has no widths to fit a latency model to: every token chooses its own.",
             fix="pass --layout panels",
         )
     candidates, layers = opening.bundle.candidates, opening.bundle.architecture.num_layers
-    free = opening.layout != "per-budget" and get_target(target).ANY_WIDTHS
+    free = opening.layout != "per-budget" and get_target(opening.target).ANY_WIDTHS
     trained: tuple[Budget, ...] = opening.bundle.budgets
     others: tuple[Budget, ...] = ()
     if free:

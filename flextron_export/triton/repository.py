@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..bundle.manifest import MARKER, Bundle
 from ..errors import InputError
 from ..files import new_directory
 from ..runtime.latency_target import LatencyTarget
-from ..runtime.opening import open_bundle
+from ..runtime.opening import How, open_bundle
 from ..targets import DEFAULT_TARGET
 from .config import config_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 CONFIG = "config.pbtxt"
 MODEL = "1/model.py"
@@ -30,15 +34,11 @@ def triton(
     out: str | Path,
     *,
     name: str | None = None,
-    target: str = DEFAULT_TARGET,
-    layout: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    low_memory: bool = False,
     latency_target: str | None = None,
     budget: str | None = None,
     parallel: int = 1,
     overwrite: bool = False,
+    **how: Unpack[How],
 ) -> Path:
     """Write `OUT/NAME`: `config.pbtxt`, `1/model.py` and a copy of the bundle, engines and measurements included.
 
@@ -46,10 +46,10 @@ def triton(
         bundle: its directory.
         out: the model repository; other models in it are left alone.
         name: of the model; the bundle's directory by default.
-        target, layout, dtype, threads, low_memory: how it runs, as for `Runner`.
         latency_target, budget: what a request that asks for neither gets; the widest budget by default.
         parallel: generations at the same time.
         overwrite: replace a model that this function wrote.
+        how: target, layout, dtype, threads, low_memory: see `How`.
 
     Returns:
         The model's directory.
@@ -58,7 +58,7 @@ def triton(
         InputError: an argument cannot be used, or the model exists.
         BundleError, TargetError: the bundle is damaged or cannot run so.
     """
-    opening = open_bundle(bundle, target, layout, dtype, threads, low_memory=low_memory)
+    opening = open_bundle(bundle, **how)
     source = opening.bundle
     name = source.path.resolve().name if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -72,11 +72,11 @@ def triton(
     if budget is not None:
         source.budget(budget)
     settings = {
-        "target": target,
+        "target": opening.target,
         "layout": opening.layout,
         "dtype": opening.dtype,
-        "threads": str(threads) if threads else None,
-        "low_memory": "true" if low_memory else None,
+        "threads": str(opening.threads) if opening.threads else None,
+        "low_memory": "true" if opening.low_memory else None,
         "latency_target": latency_target,
         "budget": budget,
         "parallel": str(parallel),
@@ -86,7 +86,7 @@ def triton(
     with new_directory(Path(out) / name, marker=f"{BUNDLE}/{MARKER}", overwrite=overwrite) as directory:
         _copy(source, directory / BUNDLE)
         (directory / MODEL).write_text(_MODEL_TEXT, encoding="utf-8")
-        config = config_text(name, parameters, gpu=target != DEFAULT_TARGET)
+        config = config_text(name, parameters, gpu=opening.target != DEFAULT_TARGET)
         (directory / CONFIG).write_text(config, encoding="utf-8")
     return Path(out) / name
 

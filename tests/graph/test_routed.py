@@ -217,9 +217,10 @@ def test_targets_are_measured_and_selected_like_budgets(grouped: Exported, tmp_p
     assert list(table.budgets) == ["r100", "r75", "r50"]
     with Runner(bundle, "10s", layout="routed", threads=1, calibration="never") as runner:
         assert isinstance(runner.selection.budget, RoutedBudget) and runner.selection.budget.target == 1
-        costs = {
-            name: BudgetCost(1, (Timing.of(16, [ms]),), (Timing.of(8, [ms]),), 1, 1)
-            for name, ms in (("r100", 9.0), ("r75", 7.0), ("r50", 5.0))
-        }
-        runner.table = LatencyTable(table.device, table.target, "routed", "fp32", table.bundle, costs)
+    costs = {
+        name: BudgetCost(1, (Timing.of(16, [ms]),), (Timing.of(8, [ms]),), 1, 1)
+        for name, ms in (("r100", 9.0), ("r75", 7.0), ("r50", 5.0))
+    }
+    chosen = LatencyTable(table.device, table.target, "routed", "fp32", table.bundle, costs)
+    with Runner(bundle, layout="routed", threads=1, calibration=chosen) as runner:
         assert [runner.select(f"{ms}ms").budget.name for ms in (10, 8, 6)] == ["r100", "r75", "r50"]

@@ -27,8 +27,8 @@ def plain(pristine):
 @pytest.mark.parametrize("chunk", [1, 16, 1000])
 def test_logits_of_every_sequence_are_those_it_has_alone(runner, chunk):
     budget = runner.selection.budget
-    batch = LiveBatch(runner._open(), budget, len(PROMPTS), MAX_POSITIONS, chunk=chunk)
-    alone = [LiveSequence(runner._open(), budget, MAX_POSITIONS) for _ in PROMPTS]
+    batch = LiveBatch(runner._session.get(), budget, len(PROMPTS), MAX_POSITIONS, chunk=chunk)
+    alone = [LiveSequence(runner._session.get(), budget, MAX_POSITIONS) for _ in PROMPTS]
     found = batch.prefill(PROMPTS, lambda: None)
     wanted = np.stack([s.prefill(p).copy() for s, p in zip(alone, PROMPTS, strict=True)])
     np.testing.assert_allclose(found, wanted, atol=1e-4)

@@ -35,7 +35,7 @@ def test_greedy_answers_are_those_without_drafts(pristine, layout):
             with Runner(
                 pristine, threads=1, layout=layout, budget=verifier, speculative=length, draft=draft, prefix_cache=0
             ) as runner:
-                runner._session, session = plain._session, runner._session  # loaded once
+                runner._session._session, session = plain._session.get(), runner._session.get()  # loaded once
                 for prompt in PROMPTS:
                     wanted, _ = answers(plain, prompt, 40, selection=runner.selection, stop_on_eos=False)
                     found, generation = answers(runner, prompt, 40, stop_on_eos=False)
@@ -43,7 +43,7 @@ def test_greedy_answers_are_those_without_drafts(pristine, layout):
                     drafted = generation.timings.drafted
                     assert drafted.budget == draft and drafted.tokens > drafted.accepted >= 0 and drafted.rounds > 0
                     assert len(generation.timings.token_ms) == generation.timings.tokens - 1 == 39
-                runner._session = session
+                runner._session._session = session
 
 
 def test_an_answer_ends_where_it_would_without_drafts(pristine):
@@ -98,7 +98,7 @@ def test_sampled_tokens_have_the_verifiers_distribution(pristine, settings):
     settings = {"top_k": 3, **settings}  # few outcomes, so that every cell of the test is filled
     sampling = Sampling(**settings)
     prompt, repeats = [65, 66, 67], 400
-    opening = open_bundle(Bundle.open(pristine), "onnxruntime-cpu", threads=1)
+    opening = open_bundle(Bundle.open(pristine), threads=1)
     with Runner(pristine, threads=1, speculative=2, draft="p34") as runner:
         sequence = LiveSequence(opening.session(), runner.selection.budget, MAX_POSITIONS)
 
@@ -129,7 +129,7 @@ def test_sampled_tokens_have_the_verifiers_distribution(pristine, settings):
 
 def test_the_draft_reads_the_verifiers_cache_and_writes_behind_it(pristine):
     bundle = Bundle.open(pristine)
-    session = open_bundle(bundle, "onnxruntime-cpu", threads=1).session()
+    session = open_bundle(bundle, threads=1).session()
     sequence = LiveSequence(session, bundle.budget("full"), MAX_POSITIONS)
     sequence.prefill(range(20))
     before = {name: array.copy() for name, array in sequence.cache.arrays.items()}

@@ -100,8 +100,8 @@ def test_a_generation_can_be_cancelled_and_says_so(plain):
 def test_a_prompt_is_cancelled_between_its_chunks(pristine):
     with Runner(pristine, threads=1, chunk=4) as runner:
         steps = []
-        step = runner._open().step
-        runner._open().step = lambda *call: (steps.append(1), generation.cancel(), step(*call))[-1]
+        step = runner._session.get().step
+        runner._session.get().step = lambda *call: (steps.append(1), generation.cancel(), step(*call))[-1]
         generation = runner.generate_ids([1] * 100, 5)
         assert list(generation) == [] and len(steps) == 1 and generation.stopped_by == "cancelled"
 

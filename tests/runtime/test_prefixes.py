@@ -29,7 +29,7 @@ def fresh(pristine, prompt, count=8, **options):
 
 def count_steps(runner):
     """Number of tokens that the session computes."""
-    session, counted = runner._open(), []
+    session, counted = runner._session.get(), []
     step = session.step
     session.step = lambda cache, ids, *more: counted.append(ids.size) or step(cache, ids, *more)
     return counted
@@ -95,15 +95,15 @@ def test_a_cancelled_generation_leaves_what_it_computed(pristine):
     with Runner(pristine, threads=1, chunk=10) as runner:
         seen = count_steps(runner)
         generation = runner.generate_ids(BASE, 5)
-        step = runner._open().step
-        runner._open().step = lambda *call: (len(seen) == 2 and generation.cancel(), step(*call))[-1]
+        step = runner._session.get().step
+        runner._session.get().step = lambda *call: (len(seen) == 2 and generation.cancel(), step(*call))[-1]
         assert list(generation) == []
         tokens, reused = answer(runner, BASE)
         assert reused == 30 and tokens == fresh(pristine, BASE)
 
 
 def test_a_step_that_fails_leaves_nothing_behind(runner, pristine):
-    session = runner._open()
+    session = runner._session.get()
     step = session.step
 
     def fail(*call):

@@ -32,7 +32,7 @@ def plain(pristine):
 
 def decode_all(runner, prompt, count, **options):
     """Greedy tokens and all logits of a sequence that is set up with `options`."""
-    sequence = LiveSequence(runner._open(), runner.selection.budget, MAX_POSITIONS, **options)
+    sequence = LiveSequence(runner._session.get(), runner.selection.budget, MAX_POSITIONS, **options)
     rows = [sequence.prefill(prompt).copy()]
     for _ in range(count):
         rows.append(sequence.decode(int(rows[-1].argmax())).copy())

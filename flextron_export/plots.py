@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .bundle.manifest import Bundle
+from .elastic.architecture import Architecture
 from .elastic.router import RouterRecord
-from .elastic.widths import Candidates
+from .elastic.widths import Budget, Candidates
 from .errors import InputError, MissingDependencyError
 from .files import check_writable, write_bytes
 from .runtime.table import LatencyTable
@@ -200,19 +201,48 @@ def widths_by_target(record: RouterRecord, path: Path) -> Path:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    figure = _new_figure(7, 5)
+    widths = {
+        f"{r['target']:g}: {r['milliseconds']:.3g} ms, {r['validation_loss']:.3f} nats": r["widths"]
+        for r in record.results
+    }
+    return _draw_widths(widths, record.candidates, f"{record.kind} router ({record.method}): widths by target", path)
+
+
+def widths_of_budgets(
+    budgets: Sequence[Budget], architecture: Architecture, candidates: Candidates, path: Path, title: str
+) -> Path:
+    """Draw the share of groups and of neurons that every budget has in each layer.
+
+    Args:
+        path: image to write; the ending decides the format.
+        title: whose budgets they are.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    widths = {}
+    for budget in budgets:
+        loss = "" if budget.validation_loss is None else f", {budget.validation_loss:.3f} nats"
+        label = f"{budget.name}: {budget.parameters(architecture) / 1e6:.3g}M parameters{loss}"
+        widths[label] = [(w.groups, w.neurons) for w in budget.layers]
+    return _draw_widths(widths, candidates, f"{title}: widths by budget", path)
+
+
+def _draw_widths(widths: Mapping[str, Sequence[Sequence[int]]], candidates: Candidates, title: str, path: Path) -> Path:
+    """Draw (groups, neurons) of every layer as shares of the full widths, one line per label."""
+    figure = _new_figure(7.5, 5)
     panels = figure.subplots(2, 1, sharex=True)
     for axes, part, name in zip(panels, (0, 1), ("KV groups", "FFN neurons"), strict=True):
-        full = (record.candidates.groups, record.candidates.neurons)[part][-1]
-        for result in record.results:
-            shares = [100 * widths[part] / full for widths in result["widths"]]
-            label = f"{result['target']:g}: {result['milliseconds']:.3g} ms, {result['validation_loss']:.3f} nats"
+        full = (candidates.groups, candidates.neurons)[part][-1]
+        for label, layers in widths.items():
+            shares = [100 * width[part] / full for width in layers]
             axes.plot(range(len(shares)), shares, marker="o", drawstyle="steps-mid", label=label)
         axes.set_ylim(0, 105)
         axes.set_ylabel(f"{name}, % of full")
         axes.grid(alpha=0.3)
-    panels[0].legend(frameon=False, fontsize=8)
+    lines, labels = panels[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside right upper", frameon=False, fontsize=8)
     panels[1].set_xlabel("layer")
     panels[1].xaxis.get_major_locator().set_params(integer=True)
-    panels[0].set_title(f"{record.kind} router ({record.method}): widths by latency target", fontsize=10)
+    panels[0].set_title(title, fontsize=10)
     return _save(figure, path)

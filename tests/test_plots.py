@@ -11,7 +11,7 @@ import pytest
 from flextron_export.bundle.manifest import Bundle
 from flextron_export.elastic.widths import Candidates
 from flextron_export.errors import InputError
-from flextron_export.plots import check_image, importance_curves, quality_against_latency
+from flextron_export.plots import check_image, importance_curves, quality_against_latency, widths_of_budgets
 from flextron_export.runtime.calibrate import calibrate
 from flextron_export.training.importance import Importance
 from tests.random_bundle import random_bundle
@@ -60,3 +60,13 @@ def test_a_name_that_is_no_image_is_refused_before_any_work(tmp_path: Path) -> N
     (tmp_path / "file").write_text("text")
     with pytest.raises(InputError, match="cannot be written"):
         check_image(tmp_path / "file" / "report.png")
+
+
+def test_the_widths_of_every_budget_are_drawn_for_every_layer(tmp_path: Path) -> None:
+    bundle = Bundle.open(random_bundle(tmp_path))
+    path = widths_of_budgets(bundle.budgets, bundle.architecture, bundle.candidates, tmp_path / "widths.svg", "tiny")
+    text = path.read_text()
+    assert all(
+        f"<!-- {b.name}: {b.parameters(bundle.architecture) / 1e6:.3g}M parameters -->" in text for b in bundle.budgets
+    )
+    assert "<!-- tiny: widths by budget -->" in text

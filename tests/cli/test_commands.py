@@ -191,6 +191,34 @@ def test_inspect_shows_a_checkpoint_and_a_bundle(call, bundle, pristine):
     assert "latency table" in done.stdout and "not used" not in done.stdout
 
 
+def test_inspect_counts_memory_and_graphs_and_draws_widths(call, pristine, tmp_path):
+    plot = tmp_path / "widths.svg"
+    done = call("inspect", pristine, "--contexts", "64,128,9999", "--plot", plot)
+    assert done.exit_code == 0, done.output
+    assert "memory in MB, fp32, one sequence" in done.stdout and "with KV cache for 200" in done.stdout
+    assert "panels.fp32.onnx" in done.stdout and "most frequent" in done.stdout
+    assert "full: " in plot.read_text()
+    found = json.loads(call("inspect", pristine, "--contexts", "64,128", "--json").stdout)
+    full, narrow = (found["memory"]["fp32"][name] for name in ("full", "p34"))
+    # 2 layers, keys and values, 4 groups of 8 channels, 4 bytes; the narrowest budget keeps 2 groups.
+    assert full["cache_bytes"] == {"64": 2 * 2 * 4 * 8 * 4 * 64, "128": 2 * 2 * 4 * 8 * 4 * 128}
+    assert narrow["cache_bytes"]["64"] == full["cache_bytes"]["64"] // 2
+    weights = 4 * (found["budgets"][0]["parameters"] + 2 * 257 * 64)
+    assert full["weight_bytes"] == weights == found["files"]["weights.fp32.safetensors"] - 4096
+    shared, panels = (found["graphs"][f"{name}.fp32.onnx"] for name in ("shared", "panels"))
+    assert shared["weights"] == 0 and panels["weight_bytes"] >= weights
+    assert "If" not in shared["operators"] and panels["operators"]["If"] > 0
+    assert shared["nodes"] == sum(shared["operators"].values()) and shared["operators"]["Attention"] == 2
+
+
+def test_inspect_needs_no_onnx_and_refuses_what_it_cannot_do(call, pristine, tmp_path):
+    done = command_without("onnx", "inspect", pristine)
+    assert done.returncode == 0 and "graphs: not counted, as onnx is not installed" in done.stdout, done.stderr
+    assert call("inspect", pristine, "--contexts", "0").exit_code == errors.InputError.exit_code
+    refused = call("inspect", pristine, "--plot", tmp_path / "x.doc")
+    assert refused.exit_code == errors.InputError.exit_code and "no image format" in refused.stderr
+
+
 def test_inspect_puts_back_a_bundle_after_a_crash_while_it_was_replaced(call, bundle):
     call("build", bundle, "--target", "onnxruntime-cpu")
     engine = bundle / "engines" / "onnxruntime-cpu" / "panels.fp32"

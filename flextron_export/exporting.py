@@ -18,7 +18,7 @@ from .elastic.router import RouterRecord
 from .elastic.safetensors import SafetensorsFile
 from .errors import InputError, MissingDependencyError, problems
 from .files import new_directory, sha256
-from .graph.contract import ALL_LAYOUTS, DTYPES, LAYOUTS, PROMPT_ROUTER, ROUTED, ROUTED_DTYPE, graph_file
+from .graph.contract import ALL_LAYOUTS, DTYPES, LAYOUTS, PROMPT_ROUTER, ROUTED, graph_file
 from .progress import Track, silent
 from .version import __version__
 
@@ -44,8 +44,8 @@ def export(
     Args:
         checkpoint: an elastic checkpoint directory.
         out: the bundle directory to create; it appears whole or not at all.
-        layouts: graph layouts, each for every precision (`routed` for fp32 alone); by default all that the checkpoint
-            has: `routed` needs a dynamic router.
+        layouts: graph layouts, each for every precision; by default all that the checkpoint has: `routed` needs a
+            dynamic router.
         dtypes: precisions: `fp32` for ONNX Runtime on CPU, `fp16` for TensorRT; by default both.
         budgets: names of the budgets to export; all by default.
         verify: compare every graph with the sliced torch model and store golden outputs (needs torch and onnxruntime).
@@ -94,10 +94,11 @@ def export(
 def _verify(bundle: Bundle, source: ElasticCheckpoint, track: Track) -> list[str]:
     """Compare every graph with the torch model, and write golden files; return their names."""
     from .bundle.golden import golden_file, write_golden
-    from .targets.verify import torch_references, verify_bundle
+    from .targets.references import torch_references
+    from .targets.verify import verify_bundle
 
     references = torch_references(source, bundle.all_budgets, track)
-    verify_bundle(bundle, references, track=track)
+    verify_bundle(bundle, references, source, track=track)
     for dtype in bundle.dtypes:
         write_golden(bundle.path / golden_file(dtype), dtype, references)
     return [golden_file(dtype) for dtype in bundle.dtypes]
@@ -166,25 +167,15 @@ def _layouts(
     dtypes: Sequence[str] | None,
 ) -> dict[str, tuple[str, ...]]:
     """The layouts of every precision; InputError if `routed` was asked for and cannot be made."""
-    if layouts is not None and ROUTED in layouts:
-        found = []
-        train = f"flextron-export route {source.path} --kind dynamic --text FILE --latency-model FILE --out CKPT"
-        if router is None or router.kind != "dynamic":
-            has = source.router()
-            found.append(f"{source.path} has {f'a {has.record.kind}' if has else 'no'} router, it needs a dynamic one")
-        if dtypes is not None and ROUTED_DTYPE not in dtypes:
-            found.append(f"it exists in {ROUTED_DTYPE} only, for onnxruntime-cpu; {', '.join(dtypes)} was asked for")
-        problems(
-            InputError,
-            f"cannot export layout {ROUTED}",
-            found,
-            fix=train if router is None or router.kind != "dynamic" else "leave the layout out",
+    dynamic = router is not None and router.kind == "dynamic"
+    if layouts is not None and ROUTED in layouts and not dynamic:
+        has = source.router()
+        raise InputError(
+            f"Cannot export layout {ROUTED}: {source.path} has {f'a {has.record.kind}' if has else 'no'} router, it "
+            "needs a dynamic one.",
+            fix=f"flextron-export route {source.path} --kind dynamic --text FILE --latency-model FILE --out CKPT",
         )
-    given = layouts or (*LAYOUTS, *([ROUTED] if router and router.kind == "dynamic" else []))
-    kept = {
-        dtype: tuple(name for name in given if name != ROUTED or dtype == ROUTED_DTYPE) for dtype in dtypes or DTYPES
-    }
-    return {dtype: names for dtype, names in kept.items() if names}
+    return dict.fromkeys(dtypes or DTYPES, tuple(layouts or (*LAYOUTS, *([ROUTED] if dynamic else []))))
 
 
 def _check_choices(layouts: Sequence[str] | None, dtypes: Sequence[str] | None, budgets: Sequence[str] | None) -> None:

@@ -34,8 +34,9 @@ class Reference:
         logits: float32 [batch, length, V'].
         margin: float32 [batch, length], best minus second best logit at each position.
         scale: largest absolute logit; tolerances are relative to it.
-        compared: int64 [batch], how many positions of each sequence count; None for all. A router may choose between
-            two widths by less than rounding decides; what comes after that token says nothing.
+        choice_margin: float32 [batch, length], best minus second best logit of a router, relative to the largest, where
+            that was least up to each position; None without a router. What comes after a choice by less than rounding
+            decides says nothing.
     """
 
     ids: np.ndarray
@@ -44,7 +45,11 @@ class Reference:
     logits: np.ndarray
     margin: np.ndarray
     scale: float
-    compared: np.ndarray | None = None
+    choice_margin: np.ndarray | None = None
+
+    def counts(self, tolerance: float) -> np.ndarray:
+        """bool [batch, length]: the positions up to which every choice of a router is clear."""
+        return np.full(self.ids.shape, True) if self.choice_margin is None else self.choice_margin > tolerance
 
     def check(self, vocab_size: int) -> None:
         """Raise ValueError unless shapes and tokens fit together."""
@@ -56,7 +61,7 @@ class Reference:
             or not 0 < self.prompt < length
             or not self.scale > 0
             or not 0 <= tokens.min() <= tokens.max() < vocab_size
-            or (self.compared is not None and self.compared.shape != (batch,))
+            or (self.choice_margin is not None and self.choice_margin.shape != (batch, length))
         ):
             raise ValueError("shapes or tokens do not fit together")
 
@@ -77,13 +82,17 @@ def write_golden(path: Path, dtype: str, references: Mapping[str, Reference]) ->
         budgets[name] = {
             "ids": r.ids.tolist(),
             "prompt": r.prompt,
-            "margin": [[round(float(x), 5) for x in row] for row in r.margin],
+            "margin": _rounded(r.margin),
             "vocabulary": sample.tolist(),
-            "logits": [[[round(float(x), 5) for x in row] for row in sequence] for sequence in r.logits[..., columns]],
+            "logits": [_rounded(sequence) for sequence in r.logits[..., columns]],
             "scale": r.scale,
-            **({} if r.compared is None else {"compared": r.compared.tolist()}),
+            **({} if r.choice_margin is None else {"choice_margin": _rounded(r.choice_margin)}),
         }
     write_json(path, {"format": FORMAT, "version": VERSION, "dtype": dtype, "budgets": budgets})
+
+
+def _rounded(rows: np.ndarray) -> list[list[float]]:
+    return [[round(float(x), 5) for x in row] for row in rows]
 
 
 def read_golden(bundle: Bundle, dtype: str) -> dict[str, Reference]:
@@ -113,7 +122,7 @@ def read_golden(bundle: Bundle, dtype: str) -> dict[str, Reference]:
                 np.array(b["logits"], np.float32),
                 np.array(b["margin"], np.float32),
                 float(b["scale"]),
-                np.array(b["compared"], np.int64) if "compared" in b else None,
+                np.array(b["choice_margin"], np.float32) if "choice_margin" in b else None,
             )
             for name, b in ((budget.name, budgets[budget.name]) for budget in wanted)
         }

@@ -17,7 +17,7 @@ from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates, check_budgets
 from ..errors import BundleError, CheckpointError, FlextronError, problems
 from ..files import MALFORMED, integers, read_object, recover, write_json
-from ..graph.contract import ALL_LAYOUTS, DTYPES, PROMPT_ROUTER, ROUTED, ROUTED_DTYPE, graph_file
+from ..graph.contract import ALL_LAYOUTS, DTYPES, PROMPT_ROUTER, ROUTED, graph_file
 
 FORMAT = "flextron-bundle"
 VERSION = 1
@@ -56,6 +56,11 @@ class Bundle:
         if layout != ROUTED:
             return self.budgets
         return self.router.budgets(self.architecture) if self.router else ()
+
+    @property
+    def targets(self) -> tuple[float, ...]:
+        """The latency targets that its router was trained for."""
+        return self.router.targets if self.router else ()
 
     @property
     def all_budgets(self) -> tuple[Budget, ...]:
@@ -192,7 +197,6 @@ class Bundle:
             }
             found += [f"{n} is not listed" for n in sorted(needed - self.files.keys())]
             if ROUTED in names:
-                found += [f"layout {ROUTED} is in {dtype}, not {ROUTED_DTYPE}"] if dtype != ROUTED_DTYPE else []
                 found += self._router_faults()
         found += self._prompt_router_faults()
         problems(BundleError, f"{self.path / MARKER} is not valid", found)

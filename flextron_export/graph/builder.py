@@ -14,6 +14,8 @@ from ..version import __version__
 from .contract import OPSET
 
 FLOATS = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16}
+"""dtype of a safetensors file -> that of ONNX."""
 INT64 = ir.DataType.INT64
 
 
@@ -90,7 +92,7 @@ class GraphBuilder:
         offset, length = info.offset + start * info.row_bytes, (stop - start) * info.row_bytes
         if name not in self._weights:
             tensor = ir.ExternalTensor(
-                file.name, offset, length, self.float, shape=shape, name=name, base_dir=file.parent
+                file.name, offset, length, STORED[info.dtype], shape=shape, name=name, base_dir=file.parent
             )
             self._weights[name] = self._tapes[-1].initializer(tensor)
         return self._weights[name]

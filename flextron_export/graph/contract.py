@@ -10,10 +10,13 @@ layer's candidate width; `routed` adds `target` float32 [B, trained targets]: ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..elastic.architecture import Architecture
+from ..elastic.router import RoutedBudget, encode
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates
 
@@ -22,8 +25,6 @@ LAYOUTS = ("panels", "shared", "per-budget")
 ROUTED = "routed"
 """The layout whose graph runs a dynamic router: every token chooses its widths."""
 ALL_LAYOUTS = (*LAYOUTS, ROUTED)
-ROUTED_DTYPE = "fp32"
-"""The precision that `routed` exists in."""
 DTYPES = {"fp32": "F32", "fp16": "F16"}
 """dtype of a bundle -> dtype name of its safetensors file."""
 
@@ -74,23 +75,45 @@ def weight_shapes(architecture: Architecture, budget: Budget) -> dict[str, tuple
     return {spec.name: spec.active(architecture, budget.layers) for spec in tensor_specs(architecture)}
 
 
-def choices(candidates: Candidates, budget: Budget) -> dict[str, list[int]]:
-    """Layout `panels`: the index of each layer's candidate width, for the inputs `groups` and `neurons`."""
-    return {
-        "groups": [candidates.groups.index(width.groups) for width in budget.layers],
-        "neurons": [candidates.neurons.index(width.neurons) for width in budget.layers],
-    }
+def choices(
+    layout: str, candidates: Candidates, budget: Budget, batch: int = 1, targets: Sequence[float] = ()
+) -> dict[str, np.ndarray]:
+    """What tells a graph which budget to run, where its inputs' shapes do not.
+
+    Layout `panels`: the index of each layer's candidate width, int64 [layers], for the inputs `groups` and `neurons`.
+    Layout `routed`: `target`, every sequence's encoded latency target, float32 [batch, targets].
+
+    Args:
+        targets: the router's trained ones.
+    """
+    if layout == "panels":
+        return {
+            "groups": np.array([candidates.groups.index(width.groups) for width in budget.layers], np.int64),
+            "neurons": np.array([candidates.neurons.index(width.neurons) for width in budget.layers], np.int64),
+        }
+    if isinstance(budget, RoutedBudget):
+        return {TARGET_INPUT: np.tile(encode(targets, budget.target), (batch, 1))}
+    return {}
+
+
+def choice_name(layer: int, part: str) -> str:
+    """Layout `routed`: the value in the graph that holds every token's choice in a part of a layer, int64 [T, 1]."""
+    return f"choice.{layer}.{part}"
 
 
 def input_shapes(
-    layout: str, architecture: Architecture, candidates: Candidates, budget: Budget, step: StepShape
+    layout: str,
+    architecture: Architecture,
+    candidates: Candidates,
+    budget: Budget,
+    step: StepShape,
+    targets: Sequence[float] = (),
 ) -> Mapping[str, tuple[int, ...]]:
-    """Exact shape of every graph input for one budget and one call."""
+    """Exact shape of every graph input for one budget and one call; `targets` are those of the router (`routed`)."""
     shapes = {**token_shapes(step), **cache_shapes(architecture, budget, step.batch, step.capacity)}
     if layout == "shared":
         shapes.update(weight_shapes(architecture, budget))
-    if layout == "panels":
-        shapes.update(dict.fromkeys(choices(candidates, budget), (architecture.num_layers,)))
+    shapes.update({n: v.shape for n, v in choices(layout, candidates, budget, step.batch, targets).items()})
     return shapes
 
 

@@ -17,7 +17,7 @@ from ..elastic.widths import Budget, Candidates, full_budget
 from .builder import INT64, GraphBuilder
 from .contract import CACHE_NAMES, ROUTED
 from .layouts import FixedPanels, Panels, Prefix, budget_weights, input_weights
-from .routed import RoutedPanels
+from .routed import FlatRoutedPanels, RoutedPanels
 
 
 def build_graph(
@@ -54,13 +54,14 @@ def build_graph(
         for name in CACHE_NAMES
     }
     caches = {name: g.input(name, shape) for name, shape in cache_shape.items()}
+    # Nested branches are for ONNX Runtime on the CPU and flat ones for TensorRT, which has no fp32 attention.
     if layout == "panels":
-        # fp16 is for GPUs, fp32 for ONNX Runtime on CPU: TensorRT has no fp32 attention.
         panels = Panels if dtype == "fp32" else FixedPanels
         layers: Prefix = panels(g, architecture, candidates, weights)
     elif layout == ROUTED:
         assert router is not None
-        layers = RoutedPanels(g, architecture, candidates, weights, router)
+        routed = RoutedPanels if dtype == "fp32" else FlatRoutedPanels
+        layers = routed(g, architecture, candidates, weights, router)
     elif layout == "shared":
         layers = Prefix(g, architecture, input_weights(g, architecture))
     else:

@@ -103,15 +103,34 @@ class Panels(Prefix):
         return [self.g.split(values, layers) for values in reached]
 
     def query_key_value(self, i: int, x: ir.Value) -> Values:
+        return self.projected(i, "qkv", x)
+
+    def projected(self, i: int, names: str, x: ir.Value, *, padded: bool = False) -> Values:
+        """Projections of x [T, hidden] by the panels that are wanted, side by side.
+
+        With `padded`, zeros stand for the panels that are not.
+        """
+
         def panel(b: int, before: list[Values]) -> list[Values]:
-            return [*before, tuple(self.panel_linear(i, name, x, b) for name in "qkv")]
+            return [*before, tuple(self.panel_linear(i, name, x, b) for name in names)]
 
         def join(pieces: list[Values]) -> Values:
-            return tuple(self.g.op("Concat", *p, axis=-1) if len(p) > 1 else p[0] for p in zip(*pieces, strict=True))
+            count = len(self.candidates.groups)
+            missing = [self.no_panels(i, names, x, len(pieces), count - 1)] if padded and len(pieces) < count else []
+            return self.joined([*pieces, *missing])
 
         # Pieces are only collected; the last branch joins them, once.
         nothing: list[Values] = []
         return self.nest("groups", i, panel, nothing, join)
+
+    def joined(self, pieces: Sequence[Values]) -> Values:
+        """Panels of several projections, each with its own side by side."""
+        return tuple(self.g.op("Concat", *p, axis=-1) if len(p) > 1 else p[0] for p in zip(*pieces, strict=True))
+
+    def no_panels(self, i: int, names: str, x: ir.Value, first: int, last: int) -> Values:
+        """Zeros in the shape of the projections of x by the panels from `first` to `last`."""
+        ends = ((self.span(f"layers.{i}.{name}", first)[0], self.span(f"layers.{i}.{name}", last)[1]) for name in names)
+        return tuple(self.zeros(x, self.g.constant([stop - start])) for start, stop in ends)
 
     def attention_output(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
         def panel(b: int, before: ir.Value) -> ir.Value:
@@ -167,38 +186,21 @@ class Panels(Prefix):
         return self.g.op("ConstantOfShape", shape, value=ir.tensor(np.zeros(1, self.g.float.numpy())))
 
 
-class FixedPanels(Panels):
-    """Panels as TensorRT takes them: every branch of an `If` has the same shape, so an unwanted panel gives zeros.
+class FlatPanels(Panels):
+    """Panels as TensorRT takes them: in a row, and every branch of an `If` has the same shape.
 
-    Projections are joined at full width and cut to the groups of the cache, whose number each optimisation profile
-    fixes; the attended heads are padded with zeros to full width again.
+    So an unwanted panel gives zeros, and projections have full width.
     """
 
-    def query_key_value(self, i: int, x: ir.Value) -> Values:
+    def projected(self, i: int, names: str, x: ir.Value, *, padded: bool = True) -> Values:
         def panel(b: int) -> Values:
-            return tuple(self.panel_linear(i, name, x, b) for name in "qkv")
-
-        def zeros(b: int) -> Values:
-            spans = (self.span(f"layers.{i}.{name}", b) for name in "qkv")
-            return tuple(self.zeros(x, self.g.constant([stop - start])) for start, stop in spans)
+            return tuple(self.panel_linear(i, name, x, b) for name in names)
 
         pieces = [panel(0)]
         for b in range(1, len(self.candidates.groups)):
-            pieces.append(self.g.cond(self.wanted("groups", i, b), partial(panel, b), partial(zeros, b)))
-        groups = self.g.op("Shape", next(v for v in self.g.inputs if v.name == f"k.{i}"), start=1, end=2)
-        whole = (self.g.op("Concat", *p, axis=-1) if len(p) > 1 else p[0] for p in zip(*pieces, strict=True))
-        per_group = (self.a.heads_per_group * self.a.head_dim, self.a.head_dim, self.a.head_dim)
-        return tuple(
-            self.g.op(
-                "Slice", y, self.g.constant([0]), self.g.op("Mul", groups, self.g.constant([n])), self.g.constant([1])
-            )
-            for y, n in zip(whole, per_group, strict=True)
-        )
-
-    def attention_output(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
-        full = self.g.constant([self.a.num_heads * self.a.head_dim])
-        missing = self.g.op("Sub", full, self.g.op("Shape", x, start=1, end=2))
-        return super().attention_output(i, self.g.op("Concat", x, self.zeros(x, missing), axis=-1), residual)
+            nothing = partial(self.no_panels, i, names, x, b, b)
+            pieces.append(self.g.cond(self.wanted("groups", i, b), partial(panel, b), nothing))
+        return self.joined(pieces)
 
     def nest(
         self, kind: str, i: int, panel: Callable[[int, State], State], before: State, finish: Callable[[State], Values]
@@ -211,6 +213,29 @@ class FixedPanels(Panels):
 
     def one_more(self, wanted: ir.Value, panel: Callable[[Any], Any], state: ir.Value) -> Values:
         return self.g.cond(wanted, lambda: (panel(state),), lambda: (state,))
+
+
+class FixedPanels(FlatPanels):
+    """`panels` for TensorRT: projections are cut to the groups of the cache, whose number each profile fixes.
+
+    The attended heads are padded with zeros to full width again.
+    """
+
+    def query_key_value(self, i: int, x: ir.Value) -> Values:
+        whole = self.projected(i, "qkv", x)
+        groups = self.g.op("Shape", next(v for v in self.g.inputs if v.name == f"k.{i}"), start=1, end=2)
+        per_group = (self.a.heads_per_group * self.a.head_dim, self.a.head_dim, self.a.head_dim)
+        return tuple(
+            self.g.op(
+                "Slice", y, self.g.constant([0]), self.g.op("Mul", groups, self.g.constant([n])), self.g.constant([1])
+            )
+            for y, n in zip(whole, per_group, strict=True)
+        )
+
+    def attention_output(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
+        full = self.g.constant([self.a.num_heads * self.a.head_dim])
+        missing = self.g.op("Sub", full, self.g.op("Shape", x, start=1, end=2))
+        return super().attention_output(i, self.g.op("Concat", x, self.zeros(x, missing), axis=-1), residual)
 
 
 def file_weights(g: GraphBuilder, weights: SafetensorsFile) -> Weight:

@@ -15,8 +15,8 @@ from ..elastic.router import FILE, SLOPE, RouterRecord
 from ..elastic.safetensors import SafetensorsFile
 from ..elastic.widths import Candidates
 from .builder import INT64, GraphBuilder
-from .contract import TARGET_INPUT
-from .layouts import Panels, Values
+from .contract import TARGET_INPUT, choice_name
+from .layouts import FlatPanels, Panels, Values
 
 
 class RoutedPanels(Panels):
@@ -62,11 +62,14 @@ class RoutedPanels(Panels):
             name = f"layers.{i}.{part}.{name}"
             return g.external(f"router.{name}", self.networks.path, self.networks.tensors[name])
 
+        # Routers compute in float32 whatever the precision of the model: their choices are discrete.
+        x = x if g.float == ir.DataType.FLOAT else g.op("Cast", x, to=ir.DataType.FLOAT)
         hidden = g.op("Gemm", self.code, weight("target"), transB=1)
         hidden = g.op("Gemm", x, weight("input"), hidden, transB=1)
         logits = g.op("Gemm", g.op("LeakyRelu", hidden, alpha=SLOPE), weight("output"), transB=1)
         # Of equal logits the first counts, which is ArgMax's default.
         self.choice[kind] = g.op("Max", g.op("ArgMax", logits, axis=-1), self.least[kind])
+        self.choice[kind].name = choice_name(i, part)
         self.widest[kind] = g.op("ReduceMax", self.choice[kind], keepdims=0)
 
     def wanted(self, kind: str, i: int, b: int) -> ir.Value:
@@ -80,22 +83,14 @@ class RoutedPanels(Panels):
 
     def query_key_value(self, i: int, x: ir.Value) -> Values:
         self.choose(i, "attention", "groups", x)
-        count = self.a.num_heads * self.a.head_dim
-
-        def panel(b: int, before: list[ir.Value]) -> list[ir.Value]:
-            return [*before, self.panel_linear(i, "q", x, b)]
-
-        def join(pieces: list[ir.Value]) -> Values:
-            # Attention has all heads, so that keys and values need no cutting; what nobody wants is zero.
-            missing = count - self.span(f"layers.{i}.q", len(pieces) - 1)[1]
-            if missing:
-                pieces = [*pieces, self.zeros(x, self.g.constant([missing]))]
-            return (self.g.op("Concat", *pieces, axis=-1) if len(pieces) > 1 else pieces[0],)
-
-        nothing: list[ir.Value] = []
-        (q,) = self.nest("groups", i, panel, nothing, join)
+        # Attention has all heads, so that keys and values need no cutting; what nobody wants is zero.
+        (q,) = self.projected(i, "q", x, padded=True)
         return q, self.linear(i, "k", x), self.linear(i, "v", x)
 
     def ffn(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
         self.choose(i, "ffn", "neurons", x)
         return super().ffn(i, x, residual)
+
+
+class FlatRoutedPanels(FlatPanels, RoutedPanels):
+    """`routed` as TensorRT takes it."""

@@ -13,12 +13,11 @@ import numpy as np
 
 from ..bundle.engines import FORMAT, MARKER, VERSION, engine_directory, source_hashes
 from ..bundle.manifest import Bundle, weights_file
-from ..elastic.router import RoutedBudget, encode
 from ..elastic.safetensors import numpy_dtype
 from ..elastic.widths import Budget
 from ..errors import InputError, MissingDependencyError, TargetError
 from ..files import write_json
-from ..graph.contract import DTYPES, ROUTED, TARGET_INPUT, cache_names, cache_shapes, choices, weight_shapes
+from ..graph.contract import DTYPES, ROUTED, cache_names, cache_shapes, choices, weight_shapes
 from ..progress import Track, silent
 from ..version import __version__
 from . import settle
@@ -123,8 +122,8 @@ def open_session(
     return OnnxRuntimeSession(bundle, layout, dtype, threads or usable_cores(), low_memory)
 
 
-def load_graph(bundle: Bundle, graph: Path, *, threads: int, low_memory: bool = False) -> Any:
-    """An `InferenceSession` for a graph of a bundle; TargetError if ONNX Runtime refuses it."""
+def load_graph(bundle: Bundle, graph: Path | bytes, *, threads: int, low_memory: bool = False) -> Any:
+    """An `InferenceSession` for a graph of a bundle, or one made of it; TargetError if ONNX Runtime refuses it."""
     ort = library()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -134,11 +133,12 @@ def load_graph(bundle: Bundle, graph: Path, *, threads: int, low_memory: bool = 
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.path.resolve()))
     if low_memory:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    source, name = (graph, "a graph") if isinstance(graph, bytes) else (str(graph), str(graph))
     try:
-        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises classes of its own that share no base but Exception
         raise TargetError(
-            f"ONNX Runtime {ort.__version__} refuses {graph}: {error}",
+            f"ONNX Runtime {ort.__version__} refuses {name}: {error}",
             cause="the graph or the weights it refers to are damaged, or this release lacks operators",
             fix=f"flextron-export verify {bundle.path}, or install onnxruntime 1.30 or newer",
         ) from error
@@ -278,19 +278,12 @@ class OnnxRuntimeSession:
         """
         key = budget.name, batch if self.layout == ROUTED else 0
         if key not in self._bound:
-            arrays: dict[str, np.ndarray] = {}
-            if self.layout == "panels":
-                arrays = {
-                    name: np.array(index, np.int64) for name, index in choices(self.bundle.candidates, budget).items()
-                }
+            arrays = choices(self.layout, self.bundle.candidates, budget, batch, self.bundle.targets)
             if self._weights is not None:
                 arrays = {
                     name: self._weights[name][: shape[0]]
                     for name, shape in weight_shapes(self.bundle.architecture, budget).items()
                 }
-            if isinstance(budget, RoutedBudget) and self.bundle.router:
-                code = encode(self.bundle.router.targets, budget.target)
-                arrays = {TARGET_INPUT: np.tile(code, (batch, 1))}
             self._bound[key] = {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
         return self._bound[key]
 

@@ -1,12 +1,13 @@
 """The verb `verify`: does every graph compute, for every budget, what the sliced or routed torch model computes?
 
 Compared are the logits at every position over prefill, chunked prefill and token-by-token decode, alone and in a batch
-of three, and the greedy tokens wherever the two best logits are further apart than the tolerance.
+of three, and the greedy tokens wherever the two best logits are further apart than the tolerance. The torch side is
+`references`; what a router chose is compared by `verify_choices`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ import numpy as np
 from ..bundle.golden import Reference, read_golden
 from ..bundle.manifest import Bundle
 from ..elastic.checkpoint import MARKER, ElasticCheckpoint
-from ..elastic.router import RoutedBudget
 from ..elastic.widths import Budget
 from ..errors import InputError, VerificationError
 from ..files import sha256
+from ..graph.contract import ROUTED
 from ..progress import Track, silent
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
@@ -62,7 +63,7 @@ def verify(bundle: str | Path, *, checkpoint: str | Path | None = None, track: T
     """
     opened = Bundle.open(bundle)
     if checkpoint is None:
-        return verify_bundle(opened, None, track=track)
+        return verify_bundle(opened, track=track)
     source = ElasticCheckpoint.open(checkpoint)
     if sha256(source.path / MARKER) != opened.source.get("checkpoint_sha256"):
         raise InputError(
@@ -70,11 +71,22 @@ def verify(bundle: str | Path, *, checkpoint: str | Path | None = None, track: T
             cause=f"its {MARKER} differs from the one at the time of the export",
             fix="pass the right checkpoint, or none to compare with the golden outputs in the bundle",
         )
-    return verify_bundle(opened, torch_references(source, opened.all_budgets, track), track=track)
+    from .references import torch_references
+
+    return verify_bundle(opened, torch_references(source, opened.all_budgets, track), source, track=track)
 
 
-def verify_bundle(bundle: Bundle, references: Mapping[str, Reference] | None, *, track: Track = silent) -> list[Check]:
+def verify_bundle(
+    bundle: Bundle,
+    references: Mapping[str, Reference] | None = None,
+    source: ElasticCheckpoint | None = None,
+    *,
+    track: Track = silent,
+) -> list[Check]:
     """Compare every graph with the references, or with the stored golden outputs if None.
+
+    Args:
+        source: the checkpoint, if torch is to make the choices of layout `routed` again; see `verify_choices`.
 
     Raises:
         VerificationError: one differs.
@@ -92,6 +104,11 @@ def verify_bundle(bundle: Bundle, references: Mapping[str, Reference] | None, *,
                 for batch in (1, BATCH):
                     checks.append(_check(session, expected[budget.name], budget, layout, dtype, mode, step, batch))
         session.close()
+        if layout == ROUTED and source is not None:
+            from .verify_choices import choice_checks
+
+            ids = {name: reference.ids for name, reference in expected.items()}
+            checks += choice_checks(bundle, source, dtype, ids, TOLERANCE[dtype])
     failed = [c for c in checks if not c.passed]
     if failed:
         worst = max(failed, key=lambda c: (np.nan_to_num(c.difference, nan=np.inf), c.tokens_wrong))
@@ -110,9 +127,8 @@ def _check(
     # Batch 1 takes the last sequence, so that the three sequences of the batch are not all there is to see.
     chosen = slice(0, batch) if batch > 1 else slice(len(reference.ids) - 1, len(reference.ids))
     ids, expected, margin = reference.ids[chosen], reference.logits[chosen], reference.margin[chosen]
-    counts = np.full(ids.shape, True)
-    if reference.compared is not None:
-        counts = np.arange(ids.shape[1]) < reference.compared[chosen, None]
+    tolerance = TOLERANCE[dtype]
+    counts = reference.counts(tolerance)[chosen]
     best = np.empty(ids.shape, np.int64)
     difference = 0.0
     for start, logits in run_in_steps(session, budget, ids, step):
@@ -121,7 +137,6 @@ def _check(
         # A NaN must not hide behind a maximum.
         apart = np.abs(logits[..., reference.vocabulary] - expected[:, start:stop])[counts[:, start:stop]]
         difference = max(difference, float(np.nan_to_num(apart, nan=np.inf).max(initial=0)))
-    tolerance = TOLERANCE[dtype]
     predicting = slice(reference.prompt - 1, ids.shape[1] - 1)
     # Both logits may move by the tolerance.
     clear = (margin[:, predicting] > 2 * tolerance * reference.scale) & counts[:, predicting]
@@ -150,92 +165,3 @@ def run_in_steps(session: Any, budget: Budget, ids: np.ndarray, step: int) -> li
         logits = session.step(cache, piece, positions, np.full(batch, start), np.arange(piece.size))
         found.append((start, logits.reshape(*piece.shape, -1).copy()))
     return found
-
-
-def torch_references(
-    source: ElasticCheckpoint, budgets: Sequence[Budget], track: Track = silent, *, seed: int = 0
-) -> dict[str, Reference]:
-    """Run the torch model of every budget: greedy continuations of random prompts, and logits at every position.
-
-    A budget's model is sliced; that of a router at a target is masked, token by token, as it chooses.
-
-    Raises:
-        VerificationError: slicing and masking disagree, so the checkpoint's widths do not mean what they should.
-    """
-    import torch
-
-    from ..elastic.model import load_model, masked, narrowed
-
-    model = load_model(source.path)
-    prompts = np.random.default_rng(seed).integers(0, source.architecture.vocab_size, (BATCH, PROMPT))
-    found = {}
-    with torch.inference_mode():
-        for budget in track(list(budgets), "running the torch model"):
-            if isinstance(budget, RoutedBudget) and budget.target < 1:
-                found[budget.name] = _routed_reference(model, source, budget.target, prompts)
-                continue
-            with narrowed(model, source.architecture, budget):
-                ids = _greedy(model, torch.from_numpy(prompts), LENGTH - PROMPT)
-                logits = model(ids).logits.float()
-            with masked(model, source.architecture, budget):
-                difference = (model(ids).logits.float() - logits).abs().max() / logits.abs().max()
-            if not difference <= TOLERANCE["fp32"]:
-                raise VerificationError(
-                    f"budget {budget.name}: the masked model differs from the sliced one by {difference:.1e} of the "
-                    "largest logit."
-                )
-            found[budget.name] = _reference(ids, logits)
-    return found
-
-
-def _reference(ids: Any, logits: Any, compared: Any = None) -> Reference:
-    top = logits.topk(2, dim=-1).values
-    return Reference(
-        ids.numpy(),
-        PROMPT,
-        np.arange(logits.shape[-1]),
-        logits.numpy(),
-        (top[..., 0] - top[..., 1]).numpy(),
-        float(logits.abs().max()) or 1.0,
-        compared,
-    )
-
-
-def _routed_reference(model: Any, source: ElasticCheckpoint, target: float, prompts: np.ndarray) -> Reference:
-    """The model as its dynamic router chooses; `compared` ends where a choice was closer than rounding."""
-    import torch
-
-    from ..training.routers import Routers, one_hot
-    from ..training.routing import routed
-
-    router = source.router()
-    assert router is not None
-    routers = Routers(router.record, source.architecture)
-    routers.read(router)
-    of_target = routers.of(target)
-    close = torch.zeros(0)
-
-    def decide(layer: int, part: str, x: Any) -> Any:
-        nonlocal close
-        logits = of_target(layer, part, x)
-        if logits.shape[-1] > 1:
-            top = logits.topk(2, dim=-1).values
-            tie = top[..., 0] - top[..., 1] <= TOLERANCE["fp32"] * logits.abs().amax(-1)
-            close = close | tie if close.shape == tie.shape else tie
-        return one_hot(logits)
-
-    with routed(model, source.architecture, source.candidates, decide):
-        ids = _greedy(model, torch.from_numpy(prompts), LENGTH - PROMPT)
-        close = torch.zeros(ids.shape, dtype=torch.bool)
-        logits = model(ids).logits.float()
-    compared = np.where(close.any(1), close.int().argmax(1), close.shape[1])
-    return _reference(ids, logits, compared)
-
-
-def _greedy(model: Any, ids: Any, count: int) -> Any:
-    # `generate` would stop at the end-of-text token; every sequence must have the same length here.
-    import torch
-
-    for _ in range(count):
-        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
-    return ids

@@ -17,7 +17,8 @@ from flextron_export.errors import BundleError
 from flextron_export.exporting import export
 from flextron_export.graph.contract import LAYOUTS
 from flextron_export.targets.onnxruntime_cpu import open_session
-from flextron_export.targets.verify import BATCH, LENGTH, PROMPT, torch_references, verify
+from flextron_export.targets.references import torch_references
+from flextron_export.targets.verify import BATCH, LENGTH, PROMPT, verify
 from tests.elastic_models import elastic_model
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_tokens.json").read_text())

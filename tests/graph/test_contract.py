@@ -59,7 +59,9 @@ def test_caches_are_as_narrow_as_each_layer_of_the_budget(grouped: Exported) -> 
 
 def test_panels_take_the_index_of_each_width_among_the_candidates() -> None:
     budget = Budget("mixed", (LayerWidth(4, 32), LayerWidth(2, 128)))
-    assert choices(Candidates((2, 3, 4), (32, 64, 128)), budget) == {"groups": [2, 0], "neurons": [0, 2]}
+    found = choices("panels", Candidates((2, 3, 4), (32, 64, 128)), budget)
+    assert {name: index.tolist() for name, index in found.items()} == {"groups": [2, 0], "neurons": [0, 2]}
+    assert not choices("shared", Candidates((2, 3, 4), (32, 64, 128)), budget)
 
 
 def test_graph_files_name_layout_budget_and_precision() -> None:

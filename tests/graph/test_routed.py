@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import torch
 from flextron_export.bundle.manifest import Bundle
 from flextron_export.elastic.model import load_model
 from flextron_export.elastic.router import RoutedBudget
-from flextron_export.errors import BundleError, InputError, TargetError, VerificationError
+from flextron_export.errors import BundleError, InputError, VerificationError
 from flextron_export.exporting import export
+from flextron_export.graph.contract import StepShape, input_shapes
 from flextron_export.runtime.calibrate import calibrate
 from flextron_export.runtime.runner import Runner
 from flextron_export.runtime.table import BudgetCost, LatencyTable, Timing
-from flextron_export.targets import get_target
 from flextron_export.targets.onnxruntime_cpu import open_session
-from flextron_export.targets.verify import run_in_steps, verify
+from flextron_export.targets.references import torch_references
+from flextron_export.targets.verify import BATCH, LENGTH, MODES, TOLERANCE, run_in_steps, verify, verify_bundle
+from flextron_export.targets.verify_choices import choice_checks
 from flextron_export.training.routers import Routers, one_hot
 from flextron_export.training.routing import routed
 from tests.elastic_models import MODELS, elastic_model, routed_model
@@ -30,7 +33,7 @@ from .conftest import Exported
 from .test_graphs import initializers
 
 TARGETS = (1.0, 0.75, 0.5)
-ROUTED: dict[str, Any] = {"layouts": ("routed",), "dtypes": ("fp32",)}
+ROUTED: dict[str, Any] = {"layouts": ("routed",)}
 
 
 def exported(kind: str, directory: Path) -> Exported:
@@ -74,8 +77,54 @@ def test_every_family_is_verified_at_every_target(kind: str, tmp_path: Path) -> 
     """`export` has verified the graph; this is the comparison with what it stored."""
     model = exported(kind, tmp_path)
     checks = verify(model.bundle.path)
-    assert {c.budget for c in checks} == {"r100", "r75", "r50"} and len(checks) == 18
-    assert max(c.difference for c in checks) < 2e-5 and all(c.tokens_compared > 0 for c in checks)
+    assert {c.budget for c in checks} == {"r100", "r75", "r50"} and len(checks) == 2 * 18
+    assert max(c.difference for c in checks if c.dtype == "fp32") < 2e-5
+    assert all(c.tokens_compared > 0 for c in checks if c.dtype == "fp32")
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_every_choice_that_is_clear_and_every_logit_is_that_of_torch(grouped: Exported, dtype: str) -> None:
+    checks = [
+        c
+        for c in verify(grouped.bundle.path, checkpoint=grouped.checkpoint.path)
+        if c.dtype == dtype and c.mode.endswith("choices")
+    ]
+    assert {(c.budget, c.mode) for c in checks} == {(b, f"{m}, choices") for b in ("r75", "r50") for m in MODES}
+    made = BATCH * LENGTH * 2 * 2  # two parts of two layers
+    assert all(0.9 * made < c.tokens_compared <= made and c.tokens_wrong == 0 for c in checks)
+    assert max(c.difference for c in checks) < TOLERANCE[dtype] / 5
+
+
+def test_a_graph_whose_choices_are_swapped_is_noticed(grouped: Exported, tmp_path: Path) -> None:
+    bundle = copied(grouped.bundle, tmp_path / "bundle")
+    path = bundle.graph("routed", "fp16")
+    model = onnx.load(path, load_external_data=False)
+    node = next(n for n in model.graph.node if n.op_type == "ArgMax")
+    node.op_type = "ArgMin"
+    path.write_bytes(model.SerializeToString())
+    references = torch_references(grouped.checkpoint, bundle.budgets_of("routed"))
+    ids = {name: reference.ids for name, reference in references.items()}
+    checks = choice_checks(bundle, grouped.checkpoint, "fp16", ids, TOLERANCE["fp16"])
+    # The rest of the graph is right, and computes what torch does with these choices.
+    assert all(c.tokens_wrong > 0 and c.difference < TOLERANCE["fp16"] for c in checks)
+
+
+def copied(bundle: Bundle, out: Path) -> Bundle:
+    shutil.copytree(bundle.path, out)
+    return Bundle.open(out)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_the_graph_takes_what_the_contract_says(grouped: Exported, dtype: str) -> None:
+    bundle = grouped.bundle
+    graph = onnx.load(bundle.graph("routed", dtype), load_external_data=False).graph
+    step = StepShape(batch=3, length=5, capacity=32, rows=2)
+    budget = bundle.budgets_of("routed")[1]
+    wanted = input_shapes("routed", bundle.architecture, bundle.candidates, budget, step, bundle.targets)
+    given = {v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in graph.input}
+    symbols = {"B": 3, "S": 5, "C": 32, "N": 2}
+    assert {n: tuple(symbols.get(d, d) for d in dims) for n, dims in given.items()} == wanted
+    assert wanted["target"] == (3, 3)
 
 
 @pytest.mark.parametrize(("batch", "length", "step"), [(1, 9, 9), (3, 9, 4), (2, 7, 1)])
@@ -130,12 +179,13 @@ def test_sequences_of_one_batch_may_have_targets_of_their_own(grouped: Exported)
 
 
 def test_attention_stays_outside_the_branches_and_weights_outside_the_graph(grouped: Exported) -> None:
-    graph = onnx.load(grouped.bundle.graph("routed", "fp32"), load_external_data=False).graph
-    assert [n.op_type for n in graph.node].count("Attention") == 2
-    inside = [t for t in initializers(graph) if not t.external_data]
-    assert all(t.ByteSize() < 400 for t in inside)
-    files = {e.value for t in initializers(graph) for e in t.external_data if e.key == "location"}
-    assert files == {"weights.fp32.safetensors", "router.safetensors"}
+    for dtype in ("fp32", "fp16"):
+        graph = onnx.load(grouped.bundle.graph("routed", dtype), load_external_data=False).graph
+        assert [n.op_type for n in graph.node].count("Attention") == 2
+        inside = [t for t in initializers(graph) if not t.external_data]
+        assert all(t.ByteSize() < 400 for t in inside)
+        files = {e.value for t in initializers(graph) for e in t.external_data if e.key == "location"}
+        assert files == {f"weights.{dtype}.safetensors", "router.safetensors"}
 
 
 def test_verify_notices_another_router(grouped: Exported, tmp_path: Path) -> None:
@@ -146,16 +196,14 @@ def test_verify_notices_another_router(grouped: Exported, tmp_path: Path) -> Non
     (tmp_path / "bundle" / "router.safetensors").write_bytes(router[:cut] + bytes(len(router) - cut))
     with pytest.raises(BundleError, match=r"router\.safetensors"):
         verify(bundle.path)
-    from flextron_export.targets.verify import verify_bundle
-
     with pytest.raises(VerificationError, match=r"budget r(75|50), routed"):
-        verify_bundle(bundle, None)
+        verify_bundle(bundle)
 
 
 def test_layouts_of_a_checkpoint_with_a_dynamic_router(grouped: Exported, tmp_path: Path) -> None:
     bundle = export(grouped.checkpoint.path, tmp_path / "all", verify=False)
     static = ("panels", "shared", "per-budget")
-    assert bundle.layouts == {"fp32": (*static, "routed"), "fp16": static}
+    assert bundle.layouts == {"fp32": (*static, "routed"), "fp16": (*static, "routed")}
     assert bundle.router == grouped.checkpoint.router().record  # type: ignore[union-attr]
     assert [b.name for b in bundle.budgets_of("panels")] == ["full", "tapered", "crossed", "small"]
     assert [b.name for b in bundle.budgets_of("routed")] == ["r100", "r75", "r50"]
@@ -167,12 +215,7 @@ def test_what_cannot_be_routed_is_refused_by_name(grouped: Exported, tmp_path: P
     plain = elastic_model(tmp_path / "plain")
     with pytest.raises(InputError, match=r"layout routed: .*has no router, it needs a dynamic one(.|\n)*route"):
         export(plain.path, tmp_path / "out", layouts=["routed"])
-    with pytest.raises(InputError, match=r"layout routed: it exists in fp32 only, .*fp16 was asked for"):
-        export(grouped.checkpoint.path, tmp_path / "out", layouts=["routed", "shared"], dtypes=["fp16"])
     assert not (tmp_path / "out").exists()
-    for target in ("tensorrt-rtx", "tensorrt"):
-        with pytest.raises(TargetError, match="does not run layout routed"):
-            get_target(target).check(grouped.bundle, "routed", "fp32")
 
 
 def test_a_damaged_router_record_is_refused(grouped: Exported, tmp_path: Path) -> None:

@@ -68,6 +68,13 @@ def test_every_layout_compiles_and_records_what_was_built(library, fp16_bundle, 
     }
 
 
+def test_a_router_compiles_into_one_pair_of_profiles(library, routed_bundle, tmp_path):
+    bundle = shutil.copytree(routed_bundle.path, tmp_path / "bundle")
+    record = build(bundle, "tensorrt-rtx", layout="routed", sm=(86,), **SMALL)
+    assert [plan["profiles"] for plan in record["plans"]] == [{"routed": {"decode": 0, "prefill": 1}}]
+    assert record["attention"] == "fused or decomposed" and "router.safetensors" in record["source"]
+
+
 def test_an_engine_of_shared_weights_holds_none(library, tmp_path):
     sizes = []
     for ffn in (256, 4096):

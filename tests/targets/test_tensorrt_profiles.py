@@ -75,13 +75,17 @@ def test_all_senseless_limits_are_named_at_once(shipped):
         Limits.choose(shipped, "shared", (0, 9999), 0, 0)
 
 
+def indices(spec):
+    found = {}
+    for i, profile in enumerate(spec.profiles):
+        found.setdefault(profile.budget, {})[profile.phase] = i
+    return found
+
+
 def record(bundle, layout):
     plans = []
     for spec in plan_specs(bundle, layout, LIMITS):
-        indices = {}
-        for i, profile in enumerate(spec.profiles):
-            indices.setdefault(profile.budget, {})[profile.phase] = i
-        plans.append(PlanRecord(spec.file, 1, "0", spec.capacity, indices, 1.0))
+        plans.append(PlanRecord(spec.file, 1, "0", spec.capacity, indices(spec), 1.0))
     return EngineRecord(
         "tensorrt-rtx", "tensorrt_rtx", "1.7.1", (89,), layout, "fp16", 3, 100, "fused", {}, tuple(plans), 1.0, "test"
     )
@@ -112,8 +116,22 @@ def test_a_layout_binds_its_own_kind_of_weights(mixed):
         bind(mixed, record(mixed, name), MIXED, step) for name in ("shared", "panels", "per-budget")
     )
     assert set(shared.weights) == {s.name for s in tensor_specs(mixed.architecture)}
-    assert panels.choices == {"groups": [3, 0], "neurons": [0, 3]}
+    assert {n: v.tolist() for n, v in panels.choices.items()} == {"groups": [3, 0], "neurons": [0, 3]}
     assert not (static.weights or static.choices or panels.weights or shared.choices)
+
+
+def test_a_router_has_one_profile_per_phase_whatever_its_target(routed_bundle):
+    limits = Limits((128,), max_batch=3, max_length=100)
+    (spec,) = plan_specs(routed_bundle, "routed", limits)
+    assert [(p.budget, p.phase) for p in spec.profiles] == [("routed", phase) for phase in PHASES]
+    assert spec.profiles[1].shapes["target"] == ((1, 3), (1, 3), (3, 3))
+    engine = replace(record(routed_bundle, "routed"), plans=(PlanRecord("128.plan", 1, "0", 128, indices(spec), 1.0),))
+    for name, code in (("r100", [1, 0, 0]), ("r50", [0, 0, 1]), ("r90", [0.6, 0.4, 0])):
+        budget = routed_bundle.budget(name, "routed")
+        found = bind(routed_bundle, engine, budget, StepShape(2, 1, 128, 2))
+        assert (found.plan, found.profile, found.weights) == ("128.plan", 0, ())
+        np.testing.assert_allclose(found.choices["target"], [code, code], atol=1e-6)
+        assert found.shapes["k.1"] == (2, 4, 128, 16)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ What stays untested is whether the real libraries take the calls as their docume
 """
 
 import ctypes
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -134,9 +135,9 @@ def opened(shipped, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(session_module, "Cuda", HostMemory)
 
-    def open_session(layout):
+    def open_session(layout, bundle=shipped):
         plans = []
-        for spec in plan_specs(shipped, layout, LIMITS):
+        for spec in plan_specs(bundle, layout, LIMITS):
             indices = {}
             for i, p in enumerate(spec.profiles):
                 indices.setdefault(p.budget, {})[p.phase] = i
@@ -145,7 +146,7 @@ def opened(shipped, tmp_path, monkeypatch):
         record = EngineRecord(
             "tensorrt-rtx", "tensorrt_rtx", "1", (89,), layout, "fp16", 2, 8, "fused", {}, tuple(plans), 0.0, "test"
         )
-        return TensorRTSession(Library(shipped, layout), shipped, tmp_path, record)
+        return TensorRTSession(Library(bundle, layout), bundle, tmp_path, record)
 
     return open_session
 
@@ -178,6 +179,18 @@ def test_a_session_computes_what_onnx_runtime_does_in_pieces_decode_and_after_gr
         found, cache = generate(session, budget, prompt, 4)
         assert (cache.capacity, found.dtype) == (128, np.float32)
         np.testing.assert_allclose(found, wanted, atol=2e-2)
+
+
+def test_a_router_chooses_as_on_onnx_runtime_at_every_target_and_batch(opened, routed_bundle):
+    session = opened("routed", routed_bundle)
+    reference = onnxruntime_cpu.open_session(routed_bundle, layout="routed", dtype="fp16")
+    rng, seen = np.random.default_rng(3), []
+    for batch, name in ((2, "r50"), (1, "r75"), (1, "r100"), (1, "r60"), (2, "r75")):
+        prompt, budget = rng.integers(0, 250, (batch, 11)), routed_bundle.budget(name, "routed")
+        (found, _), (wanted, _) = (generate(s, budget, prompt, 3) for s in (session, reference))
+        np.testing.assert_allclose(found, wanted, atol=2e-2)
+        seen.append(wanted[0, 0])
+    assert min(np.abs(a - b).max() for a, b in pairwise(seen)) > 0.05
 
 
 def test_every_row_of_a_prompt_is_had_from_an_engine_that_computes_as_many_as_it_takes_sequences(opened, shipped):

@@ -15,7 +15,7 @@ from ...bundle.manifest import Bundle
 from ...elastic.safetensors import numpy_dtype
 from ...elastic.widths import Budget
 from ...errors import TargetError
-from ...graph.contract import DTYPES, StepShape, cache_names, cache_shapes, choices, input_shapes, weight_shapes
+from ...graph.contract import DTYPES, ROUTED, StepShape, cache_names, cache_shapes, choices, input_shapes, weight_shapes
 from .profiles import Shape
 from .record import EngineRecord
 
@@ -50,7 +50,7 @@ class Binding:
         shapes: shape of every input.
         logits: shape of the logits, float32.
         weights: weight inputs, to be bound at their offsets in the weights' buffer.
-        choices: candidate indices of every choice input (`panels`), int64 [layers].
+        choices: what the inputs that choose the budget hold (`panels`, `routed`).
         in_place: cache input -> the output bound to the same address.
     """
 
@@ -59,7 +59,7 @@ class Binding:
     shapes: dict[str, Shape]
     logits: Shape
     weights: tuple[str, ...]
-    choices: dict[str, list[int]]
+    choices: dict[str, np.ndarray]
     in_place: dict[str, str]
 
 
@@ -80,15 +80,17 @@ def bind(bundle: Bundle, record: EngineRecord, budget: Budget, step: StepShape) 
                 f"The engine takes up to {most} {what}, not {asked}.", fix=record.rebuild(**{option: (asked,)})
             )
     a = bundle.architecture
-    plan = record.plan(budget.name, step.capacity)
+    # One profile serves every target of a router.
+    name = ROUTED if record.layout == ROUTED else budget.name
+    plan = record.plan(name, step.capacity)
     phase = "decode" if step.length == 1 else "prefill"
     return Binding(
         plan.file,
-        plan.profiles[budget.name][phase],
-        dict(input_shapes(record.layout, a, bundle.candidates, budget, step)),
+        plan.profiles[name][phase],
+        dict(input_shapes(record.layout, a, bundle.candidates, budget, step, bundle.targets)),
         (step.rows, a.vocab_size),
         tuple(weight_shapes(a, budget)) if record.layout == "shared" else (),
-        choices(bundle.candidates, budget) if record.layout == "panels" else {},
+        choices(record.layout, bundle.candidates, budget, step.batch, bundle.targets),
         {name: f"{name}.out" for name in cache_names(a)},
     )
 

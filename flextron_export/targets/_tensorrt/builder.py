@@ -8,7 +8,7 @@ from typing import Any
 
 from ...bundle.manifest import Bundle
 from ...errors import MissingDependencyError, TargetError
-from ...graph.contract import cache_names
+from ...graph.contract import ROUTED, cache_names
 from ...progress import Track, silent
 from .flavour import Flavour
 from .profiles import PlanSpec, Profile
@@ -57,10 +57,10 @@ def attention_may_decompose(bundle: Bundle, layout: str) -> bool:
     """Whether attention may fall back to primitive operators, slower, where the library has no fused kernel.
 
     Found by compiling with TensorRT-RTX 1.7.1: fused kernels exist for head sizes 16 to 256 in steps of 8; and with
-    conditionals in the graph (`panels`) it stops finding them in models of about 7 layers and more.
+    conditionals in the graph (`panels`, `routed`) it stops finding them in models of about 7 layers and more.
     """
     size = bundle.architecture.head_dim
-    return layout == "panels" or not (16 <= size <= 256 and size % 8 == 0)
+    return layout in ("panels", ROUTED) or not (16 <= size <= 256 and size % 8 == 0)
 
 
 def static_graph(graph: Path, caches: Sequence[str], capacity: int) -> bytes:

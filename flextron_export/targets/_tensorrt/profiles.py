@@ -8,12 +8,12 @@ constant, so an engine serves one capacity, and a short context need not pay for
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...bundle.manifest import Bundle
 from ...elastic.widths import Budget
 from ...errors import InputError, problems
-from ...graph.contract import StepShape, input_shapes
+from ...graph.contract import ROUTED, StepShape, input_shapes
 
 Shape = tuple[int, ...]
 PHASES = ("decode", "prefill")
@@ -84,9 +84,9 @@ class PlanSpec:
 def profiles(
     bundle: Bundle, layout: str, limits: Limits, capacity: int, budgets: Sequence[Budget] | None = None
 ) -> list[Profile]:
-    """One profile per budget and phase, in the order of `budgets` (all by default)."""
+    """One profile per budget and phase, in the order of `budgets` (by default all that `served` says)."""
     found = []
-    for budget in bundle.budgets if budgets is None else budgets:
+    for budget in served(bundle, layout) if budgets is None else budgets:
         for phase in PHASES:
             longest = min(limits.max_length, capacity) if phase == "prefill" else 1
             steps = (
@@ -95,10 +95,18 @@ def profiles(
                 StepShape(limits.max_batch, longest, capacity, limits.max_batch),
             )
             low, typical, high = (
-                input_shapes(layout, bundle.architecture, bundle.candidates, budget, step) for step in steps
+                input_shapes(layout, bundle.architecture, bundle.candidates, budget, step, bundle.targets)
+                for step in steps
             )
             found.append(Profile(budget.name, phase, {n: (low[n], typical[n], high[n]) for n in low}))
     return found
+
+
+def served(bundle: Bundle, layout: str) -> tuple[Budget, ...]:
+    """The budgets that need profiles of their own: all, or for a router, whose shapes are the same, one: `routed`."""
+    if layout == ROUTED:
+        return (replace(bundle.budgets_of(ROUTED)[0], name=ROUTED),)
+    return bundle.budgets
 
 
 def plan_specs(bundle: Bundle, layout: str, limits: Limits) -> list[PlanSpec]:
@@ -112,5 +120,5 @@ def plan_specs(bundle: Bundle, layout: str, limits: Limits) -> list[PlanSpec]:
                 specs.append(PlanSpec(name, budget.name, capacity, chosen))
         else:
             chosen = tuple(profiles(bundle, layout, limits, capacity))
-            specs.append(PlanSpec(f"{capacity}.plan", bundle.budgets[0].name, capacity, chosen))
+            specs.append(PlanSpec(f"{capacity}.plan", chosen[0].budget, capacity, chosen))
     return specs

@@ -50,7 +50,7 @@ class TensorRTSession:
         self._runtime = library.Runtime(self._log)
         self._contexts: dict[str, Any] = {}
         self._prepared: dict[str, tuple[Any, ...]] = {}
-        self._choices: dict[str, tuple[np.ndarray, int]] = {}
+        self._choices: dict[tuple[str, int], tuple[Layout, np.ndarray, int]] = {}
         self._memory = 0
         self._tokens = self._token_buffers()
         self._weights = self._upload_weights() if record.layout == "shared" else {}
@@ -117,7 +117,7 @@ class TensorRTSession:
     def close(self) -> None:
         self._cuda.wait()
         self._contexts.clear()
-        for address in (*self._tokens.values(), *(a for _, a in self._choices.values())):
+        for address in (*self._tokens.values(), *(address for _, _, address in self._choices.values())):
             self._cuda.free(address)
         if self._weights:
             self._cuda.free(min(self._weights.values()))
@@ -147,7 +147,7 @@ class TensorRTSession:
             context.set_optimization_profile_async(binding.profile, self._cuda.stream)
             self._cuda.wait()
         addresses = {**self._tokens, **{name: self._weights[name] for name in binding.weights}}
-        addresses.update(self._choice_addresses(context.engine, cache.budget, binding))
+        addresses.update(self._choice_addresses(context.engine, cache.budget, cache.batch, binding))
         for name, output in binding.in_place.items():
             addresses[name] = addresses[output] = cache.address + cache.layout.offsets[name]
         for name, shape in binding.shapes.items():
@@ -187,22 +187,23 @@ class TensorRTSession:
         sizes = {"ids": tokens, "positions": tokens, "write": batch * 8, "rows": batch * 8, "logits": batch * vocab * 4}
         return {name: self._cuda.allocate(size) for name, size in sizes.items()}
 
-    def _choice_addresses(self, engine: Any, budget: Budget, binding: Binding) -> dict[str, int]:
-        """Layout `panels`: addresses of a budget's candidate indices: device, or host where the engine reads it."""
+    def _choice_addresses(self, engine: Any, budget: Budget, batch: int, binding: Binding) -> dict[str, int]:
+        """Addresses of the inputs that choose the budget: on the device, or on the host where the engine reads it."""
         if not binding.choices:
             return {}
-        if budget.name not in self._choices:
-            values = np.array(list(binding.choices.values()), np.int64)
-            # Rows of a multiple of 32 x 8 bytes, so that each input is aligned.
-            spread = np.zeros((len(values), -(-values.shape[1] // 32) * 32), np.int64)
-            spread[:, : values.shape[1]] = values
-            address = self._cuda.allocate(spread.nbytes)
-            self._cuda.upload(address, spread)
+        key = budget.name, batch
+        if key not in self._choices:
+            layout = Layout.of((name, array.nbytes) for name, array in binding.choices.items())
+            host = np.zeros(layout.bytes, np.uint8)
+            for name, array in binding.choices.items():
+                host[layout.offsets[name] :][: array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
+            address = self._cuda.allocate(layout.bytes)
+            self._cuda.upload(address, host)
             self._cuda.wait()
-            self._choices[budget.name] = spread, address
-        spread, address = self._choices[budget.name]
-        host = self._library.TensorLocation.HOST
+            self._choices[key] = layout, host, address
+        layout, host, address = self._choices[key]
+        on_host = self._library.TensorLocation.HOST
         return {
-            name: (spread.ctypes.data if engine.get_tensor_location(name) == host else address) + spread.strides[0] * i
-            for i, name in enumerate(binding.choices)
+            name: (host.ctypes.data if engine.get_tensor_location(name) == on_host else address) + offset
+            for name, offset in layout.offsets.items()
         }

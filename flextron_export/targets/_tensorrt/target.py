@@ -13,7 +13,6 @@ from ...bundle.manifest import Bundle, FileRecord
 from ...elastic.widths import MINIMUM_QUERY_HEADS
 from ...errors import TargetError, problems
 from ...files import new_directory, write_json
-from ...graph.contract import ROUTED
 from ...progress import Track, silent
 from ...version import __version__
 from .builder import attention_may_decompose, compile_plan
@@ -47,12 +46,6 @@ class TensorRTTarget:
             TargetError: the precision, or a budget's number of heads, has no attention kernel.
             BundleError: the bundle does not hold the graph.
         """
-        if layout == ROUTED:
-            raise TargetError(
-                f"{self.flavour.title} does not run layout {ROUTED}.",
-                cause="every token chooses its panels, in a graph that is made for onnxruntime-cpu",
-                fix="use --layout shared, or --target onnxruntime-cpu",
-            )
         if dtype != "fp16":
             how = "use" if "fp16" in bundle.dtypes else "export again with"
             raise TargetError(
@@ -64,7 +57,7 @@ class TensorRTTarget:
         a = bundle.architecture
         found = [
             f"budget {budget.name!r}, layer {i}: {width.groups * a.heads_per_group} query heads"
-            for budget in bundle.budgets
+            for budget in bundle.budgets_of(layout)
             for i, width in enumerate(budget.layers)
             if width.groups * a.heads_per_group < MINIMUM_QUERY_HEADS
         ]

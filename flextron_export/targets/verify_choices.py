@@ -1,0 +1,124 @@
+"""What a router chose in a graph, compared with torch token by token.
+
+A choice that rounding decides changes every later token, so logits alone could be compared up to the first close call.
+Here torch makes the graph's own choices: then all logits must agree, and each choice that is clear in torch must be
+the one that the graph made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..bundle.manifest import Bundle
+from ..elastic.checkpoint import ElasticCheckpoint
+from ..elastic.router import PARTS, RoutedBudget
+from ..elastic.safetensors import numpy_dtype
+from ..graph.contract import DTYPES, ROUTED, cache_names, cache_shapes, choice_name, choices
+from .onnxruntime_cpu import load_graph
+from .verify import MODES, Check
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choice_checks(
+    bundle: Bundle, source: ElasticCheckpoint, dtype: str, ids: Mapping[str, np.ndarray], tolerance: float
+) -> list[Check]:
+    """One check for every target below 1 and mode, over a batch of sequences; its tokens are choices.
+
+    Args:
+        ids: int64 [batch, length] by name of the target.
+        tolerance: of logits, and of the margin that makes a choice clear, relative to the largest.
+    """
+    import torch
+
+    from ..elastic.model import load_model
+    from ..training.routers import Routers
+    from ..training.routing import routed
+    from .references import relative_margin
+
+    router, model = source.router(), load_model(source.path)
+    assert router is not None
+    routers = Routers(router.record, source.architecture)
+    routers.read(router)
+    graph = load_graph(bundle, _with_choices(bundle, dtype), threads=1)
+    found = []
+    for budget in bundle.budgets_of(ROUTED):
+        assert isinstance(budget, RoutedBudget)
+        of_target, tokens = routers.of(budget.target), ids[budget.name]
+        for mode, step in MODES.items() if budget.target < 1 else ():
+            logits, chosen = _run(graph, bundle, dtype, budget, tokens, step)
+            clear_count = wrong_count = 0
+
+            def decide(layer: int, part: str, x: torch.Tensor, chosen: Any = chosen, of: Any = of_target) -> Any:
+                nonlocal clear_count, wrong_count
+                mine, theirs = of(layer, part, x), torch.from_numpy(chosen[layer, part])
+                clear = relative_margin(mine) > tolerance
+                clear_count += int(clear.sum())
+                wrong_count += int((clear & (mine.argmax(-1) != theirs)).sum())
+                return torch.nn.functional.one_hot(theirs, mine.shape[-1]).to(x.dtype)
+
+            with torch.inference_mode(), routed(model, bundle.architecture, bundle.candidates, decide):
+                expected = model(torch.from_numpy(tokens)).logits.float().numpy()
+            scale = float(np.abs(expected).max()) or 1.0
+            apart = float(np.nan_to_num(np.abs(logits - expected), nan=np.inf).max())
+            found.append(
+                Check(
+                    budget.name,
+                    ROUTED,
+                    dtype,
+                    f"{mode}, choices",
+                    len(tokens),
+                    apart / scale,
+                    tolerance,
+                    clear_count,
+                    wrong_count,
+                )
+            )
+    return found
+
+
+def _with_choices(bundle: Bundle, dtype: str) -> bytes:
+    """The routed graph with every choice as a further output."""
+    import onnx
+
+    model = onnx.load(str(bundle.graph(ROUTED, dtype)), load_external_data=False)
+    for layer in range(bundle.architecture.num_layers):
+        for part in PARTS:
+            value = onnx.helper.make_tensor_value_info(choice_name(layer, part), onnx.TensorProto.INT64, None)
+            model.graph.output.append(value)
+    return bytes(model.SerializeToString())
+
+
+def _run(
+    graph: Any, bundle: Bundle, dtype: str, budget: RoutedBudget, ids: np.ndarray, step: int
+) -> tuple[np.ndarray, dict[tuple[int, str], np.ndarray]]:
+    """Logits [batch, length, vocab], and the choices int64 [batch, length] of every layer and part."""
+    a, (batch, length) = bundle.architecture, ids.shape
+    caches = {
+        name: np.zeros(shape, numpy_dtype(DTYPES[dtype]))
+        for name, shape in cache_shapes(a, budget, batch, length).items()
+    }
+    parts = [(layer, part) for layer in range(a.num_layers) for part in PARTS]
+    names = ["logits", *(f"{name}.out" for name in cache_names(a)), *(choice_name(*part) for part in parts)]
+    logits, chosen = [], []
+    for start in range(0, length, step):
+        piece = ids[:, start : start + step]
+        feeds = {
+            "ids": piece,
+            "positions": np.tile(np.arange(start, start + piece.shape[1]), (batch, 1)),
+            "write": np.full(batch, start),
+            "rows": np.arange(piece.size),
+            **choices(ROUTED, bundle.candidates, budget, batch, bundle.targets),
+            **caches,
+        }
+        first, *values = graph.run(names, feeds)
+        logits.append(first.reshape(*piece.shape, -1))
+        caches = dict(zip(caches, values, strict=False))
+        chosen.append([value.reshape(piece.shape) for value in values[len(caches) :]])
+    return np.concatenate(logits, 1), {
+        part: np.concatenate(values, 1) for part, values in zip(parts, zip(*chosen, strict=True), strict=True)
+    }

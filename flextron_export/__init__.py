@@ -18,14 +18,16 @@ _VERBS = {
     "verify": "targets.verify",
     "build": "targets.build",
     "calibrate": "runtime.calibrate",
+    "plan": "planning",
     "evaluate": "evaluation.evaluate",
     "Runner": "runtime.runner",
 }
-__all__ = ["Runner", "__version__", "build", "calibrate", "elastify", "evaluate", "export", "route", "verify"]
+__all__ = ["Runner", "__version__", "build", "calibrate", "elastify", "evaluate", "export", "plan", "route", "verify"]
 
 if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
     from .exporting import export
+    from .planning import plan
     from .runtime.calibrate import calibrate
     from .runtime.runner import Runner
     from .targets.build import build

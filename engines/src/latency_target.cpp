@@ -15,8 +15,10 @@ namespace flextron
 namespace
 {
 
-constexpr std::string_view kHint = "write 20ms (per token), 300ms@128 (first token of a 128-token prompt), "
+constexpr std::string_view kHint = "write 20ms or 50tok/s (per token), 300ms@128 (first token of a 128-token prompt), "
                                    "512MB (memory), or several with commas";
+
+constexpr double kMillisecondsPerSecond = 1e3;
 
 struct Unit
 {
@@ -146,6 +148,18 @@ Limit parseLimit(std::string_view part, std::string_view whole)
     scanner.skipSpaces();
     Limit limit;
     bool const perToken = scanner.take("/");
+    if (perToken && (name == "tok" || name == "token" || name == "tokens"))
+    {
+        scanner.skipSpaces();
+        bool const perSecond = scanner.take("s");
+        scanner.skipSpaces();
+        if (!perSecond || !scanner.atEnd())
+        {
+            refuse(whole);
+        }
+        limit.amount = *number > 0 ? kMillisecondsPerSecond / *number : 0;
+        return limit;
+    }
     if (perToken)
     {
         scanner.skipSpaces();

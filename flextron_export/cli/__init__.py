@@ -18,6 +18,7 @@ COMMANDS = (
     "export",
     "build",
     "calibrate",
+    "plan",
     "verify",
     "evaluate",
     "run",

@@ -22,6 +22,20 @@ DIRECTORY = click.Path(path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs on standard output.")
 
 
+latency_target_option = click.option(
+    "--latency-target",
+    help="20ms or 50tok/s (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or several with "
+    "commas.",
+)
+calibration_option = click.option(
+    "--calibration",
+    type=click.Choice(["auto", "never", "always"]),
+    default="auto",
+    show_default=True,
+    help="Measure the budgets: once per device, never, or now.",
+)
+
+
 def target_options(function: F) -> F:
     """`--target`, `--layout`, `--dtype`, `--threads` and `--low-memory`: how a bundle is going to run."""
     for option in (
@@ -64,22 +78,12 @@ def runner_options(function: F) -> F:
             help="A narrower budget drafts tokens, the budget verifies them: auto (where it is faster), off, or how "
             "many.",
         ),
-        click.option(
-            "--calibration",
-            type=click.Choice(["auto", "never", "always"]),
-            default="auto",
-            show_default=True,
-            help="Measure the budgets: once per device, never, or now.",
-        ),
+        calibration_option,
         click.option(
             "--best-effort", is_flag=True, help="If no budget meets the target, run the one that comes closest."
         ),
         click.option("--budget", help="Run this budget, whatever it costs."),
-        click.option(
-            "--latency-target",
-            help="20ms or 50tok/s (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or "
-            "several with commas.",
-        ),
+        latency_target_option,
     ):
         function = option(function)
     return function

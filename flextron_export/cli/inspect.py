@@ -69,17 +69,14 @@ def inspect_command(path: Path, plot: Path | None, contexts: tuple[int, ...], as
 
 def _bundle(bundle: Bundle, contexts: tuple[int, ...]) -> dict[str, Any]:
     from ..bundle.engines import read_engines
-    from ..errors import FlextronError
-    from ..runtime.table import all_tables, content_hash
+    from ..runtime.table import all_tables
 
     tables = []
     for table in all_tables(bundle):
-        try:
-            fits = table.bundle == content_hash(bundle, table.target, table.layout, table.dtype)
-        except FlextronError:  # a layout that this bundle no longer has
-            fits = False
         about = {"device": table.device["id"], "target": table.target, "layout": table.layout, "dtype": table.dtype}
-        tables.append({**about, "date": table.conditions.get("date"), "fits": fits, "caution": table.caution})
+        tables.append(
+            {**about, "date": table.conditions.get("date"), "fits": table.fits(bundle), "caution": table.caution}
+        )
     return {
         "layouts": {dtype: list(names) for dtype, names in bundle.layouts.items()},
         "files": {name: record.bytes for name, record in sorted(bundle.files.items())},

@@ -13,7 +13,11 @@ _SIZE = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "g
 _LIMIT = re.compile(
     r"([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)\s*([a-z]*)\s*(?:/\s*(token|tok)|(?:ttft)?\s*@\s*([0-9]{1,9}))?"
 )
-_HINT = "write 20ms (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or several with commas"
+_RATE = re.compile(r"([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)\s*tok(?:ens?)?\s*/\s*s")
+_HINT = (
+    "write 20ms or 50tok/s (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or several "
+    "with commas"
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,9 @@ class LatencyTarget:
 
     @classmethod
     def parse(cls, value: str | float | LatencyTarget) -> LatencyTarget:
-        """Read a target: `20ms`, `20 ms/token`, `0.5s`, `300ms@128`, `512MB`, or several with commas.
+        """Read a target: `20ms`, `20 ms/token`, `50tok/s`, `0.5s`, `300ms@128`, `512MB`, or several with commas.
 
-        A plain number is milliseconds per token.
+        A plain number is milliseconds per token; 50 tokens per second are at most 20 milliseconds for each.
 
         Raises:
             InputError: it is none of these.
@@ -57,6 +61,9 @@ class LatencyTarget:
             return cls(ms_per_token=float(value))
         limits: dict[str, Any] = {}
         for part in value.lower().split(","):
+            if rate := _RATE.fullmatch(part.strip()):
+                pace = float(rate[1])
+                part = f"{1e3 / pace if pace else 0.0}ms"
             found = _LIMIT.fullmatch(part.strip())
             number, unit, per_token, prompt = found.groups() if found else ("", "", None, None)
             if not found or unit not in (*_TIME, *_SIZE) or (unit in _SIZE and (per_token or prompt)):

@@ -15,15 +15,21 @@ from .table import LatencyTable
 
 @dataclass(frozen=True)
 class Numbers:
-    """What the table says about a budget at the lengths asked for; None where the target asks for no such limit."""
+    """What the table says about a budget at the lengths asked for; None where the target asks for no such limit.
+
+    Attributes:
+        predicted: whether the times were computed rather than measured.
+    """
 
     ms_per_token: float | None = None
     first_token_ms: float | None = None
     memory_bytes: int | None = None
+    predicted: bool = False
 
     def __str__(self) -> str:
         times = ((self.ms_per_token, "per token"), (self.first_token_ms, "to the first token"))
-        parts = [f"{milliseconds(time)} {what} (p95)" for time, what in times if time is not None]
+        kind = "predicted" if self.predicted else "p95"
+        parts = [f"{milliseconds(time)} {what} ({kind})" for time, what in times if time is not None]
         parts += [megabytes(self.memory_bytes)] if self.memory_bytes is not None else []
         return ", ".join(parts)
 
@@ -113,7 +119,7 @@ def select(
     else:
         picked = min((b for b in ranked if b.name in measured), key=lambda b: _excess(measured[b.name], target))
         reason = (
-            f"No budget meets {target} on this device {where}; "
+            f"No budget meets {target} {'by prediction' if table.predicted else 'on this device'} {where}; "
             f"the {target.nearest}, {picked.name}, takes {measured[picked.name]}."
         )
         if not best_effort:
@@ -145,6 +151,7 @@ def _numbers(budget: Budget, table: LatencyTable, target: LatencyTarget, context
         None if target.ms_per_token is None else cost.ms_per_token(context),
         None if target.prompt_length is None else cost.first_token_ms(target.prompt_length),
         None if target.memory_bytes is None else cost.memory_bytes(context),
+        bool(table.predicted),
     )
 
 
@@ -168,4 +175,5 @@ def _rejection(budget: Budget, numbers: Numbers | None, picked: Budget, target: 
 
 
 def _numbers_json(numbers: Numbers | None) -> dict[str, float | int] | None:
-    return None if numbers is None else {k: v for k, v in vars(numbers).items() if v is not None}
+    # `predicted` is there only where it is true: no runtime selects by predictions.
+    return None if numbers is None else {k: v for k, v in vars(numbers).items() if v is not None and v is not False}

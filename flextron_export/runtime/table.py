@@ -20,7 +20,7 @@ import numpy as np
 
 from ..bundle.engines import engine_directory, plan_hashes, source_hashes
 from ..bundle.manifest import Bundle
-from ..errors import InputError
+from ..errors import FlextronError, InputError
 from ..files import MALFORMED, integers, read_object, write_json
 from .capacity import capacity_for
 
@@ -137,6 +137,8 @@ class LatencyTable:
         budgets: name -> cost.
         conditions: date, library versions, repeats, how a token was chosen, load average before and after: for people
             who read the numbers.
+        predicted: what the numbers were computed from, if nobody measured them: such a table is made where it is shown
+            and never kept.
     """
 
     device: dict[str, Any]
@@ -146,6 +148,7 @@ class LatencyTable:
     bundle: str
     budgets: dict[str, BudgetCost]
     conditions: dict[str, Any] = field(default_factory=dict)
+    predicted: str = ""
 
     @property
     def longest_context(self) -> int:
@@ -167,6 +170,13 @@ class LatencyTable:
         return (
             f"This device was measured while it was busy ({when}, load {load:.1f} on {cores} cores): times may be high."
         )
+
+    def fits(self, bundle: Bundle) -> bool:
+        """Whether it measured what the bundle holds now."""
+        try:
+            return self.bundle == content_hash(bundle, self.target, self.layout, self.dtype)
+        except FlextronError:  # a layout that this bundle no longer has
+            return False
 
     def path(self, bundle: Bundle) -> Path:
         """Where the table lies in a bundle."""

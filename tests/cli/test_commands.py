@@ -338,3 +338,20 @@ def test_the_title_of_a_narrow_table_stays_on_one_line(capsys):
     title = "a/long/path to a checkpoint: parameters without embeddings, validation loss"
     print_table(title, ["a", "b"], [["x", 1]])
     assert capsys.readouterr().out.splitlines()[0] == title
+
+
+def test_a_plan_marks_predictions_and_names_what_a_target_would_pick(call, bundle):
+    predicted = call("plan", bundle, "--device", "jetson-orin-nano", "--latency-target", "1s")
+    assert predicted.exit_code == 0
+    assert "PREDICTED" in predicted.output and "predictions, not measurements" in predicted.output
+    assert "p95" not in predicted.output and "full is the best budget that meets 1000 ms" in predicted.output
+    assert call("calibrate", bundle, *QUICK).exit_code == 0
+    here = json.loads(call("plan", bundle, "--threads", 1, "--json").stdout)
+    assert here["predicted"] is None and here["context"] == 64 and len(here["budgets"]) == 4
+    elsewhere = json.loads(call("plan", bundle, "--device", here["device"]["id"], "--json").stdout)
+    assert elsewhere["budgets"] == here["budgets"]
+
+
+def test_a_governor_without_a_target_is_wrong_usage(call, bundle):
+    done = call("run", bundle, "--prompt", "a", "--governor", "on")
+    assert done.exit_code == 2 and "--governor needs a --latency-target" in done.stderr

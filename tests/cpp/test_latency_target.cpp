@@ -31,6 +31,8 @@ TEST_CASE("targets are read")
         {".5 S", 500.0},
         {"800us", 800 * 1e-3},
         {"1e1ms", 10.0},
+        {"50tok/s", 20.0},
+        {"0.5 tokens / S", 2000.0},
         {"300ms@128", {}, 300.0, 128},
         {"0.3s ttft@128", {}, 300.0, 128},
         {"512MB", {}, {}, {}, 512e6},
@@ -52,7 +54,7 @@ TEST_CASE("other targets are refused with a hint")
 {
     for (auto const* text : {"", "fast", "20", "20 parsecs", "0ms", "-5ms", "20ms,", ",20ms", "20ms,30ms", "5MB/token",
              "5MB@3", "5.ms", "1.2.3ms", "20ms/", "20ms@", "20ms ttft", "1e999ms", "1e999GB", "300ms@0", "nan ms",
-             "20ms@99999999999999999999", "20ms x"})
+             "20ms@99999999999999999999", "20ms x", "0tok/s", "1e999tok/s", "50tok", "50tok/ms", "50tok/s@128", "20ms,50tok/s"})
     {
         CAPTURE(text);
         CHECK_THROWS_WITH_AS(

@@ -89,3 +89,10 @@ def test_budgets_to_fall_back_to_are_nested_and_faster(pristine, table):
     assert steps[0] is budgets[0] and len(steps) >= 2
     cost = [table.budgets[b.name].decode[-1].p50 for b in steps]
     assert all(a > b for a, b in pairwise(cost))
+
+
+def test_a_generation_without_a_time_per_token_keeps_its_budget(pristine, table):
+    with Runner(pristine, threads=1, calibration=table, governor="on") as runner:
+        counted = slowed(runner, lambda budget, _: 1)
+        assert len(list(runner.generate_ids(PROMPT, 6, stop_on_eos=False))) == 6
+        assert runner.timings.switches == [] and set(counted) == {"full"}

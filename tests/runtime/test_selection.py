@@ -88,6 +88,9 @@ def test_the_error_says_what_to_do():
         (".5 s", LatencyTarget(500.0)),
         ("800us", LatencyTarget(0.8)),
         ("1e1ms", LatencyTarget(10.0)),
+        ("50tok/s", LatencyTarget(20.0)),
+        ("0.5 tokens / s", LatencyTarget(2000.0)),
+        ("1e9 token/s, 1GB", LatencyTarget(1e-6, memory_bytes=10**9)),
         (20, LatencyTarget(20.0)),
         (12.5, LatencyTarget(12.5)),
         ("300ms@128", LatencyTarget(first_token_ms=300.0, prompt_length=128)),
@@ -107,6 +110,7 @@ def test_targets_are_read(text, target):
     [
         *("", "fast", "20", "20 parsecs", "0ms", "-5ms", "20ms,", "20ms,30ms", "5MB/token", "5MB@3", 0, float("nan")),
         *("1e400ms", "1e400MB", "300ms@0", "300ms@" + "9" * 5000),
+        *("0tok/s", "1e400tok/s", "50tok", "50/s", "50tok/ms", "20ms,50tok/s", "50tok/s@128"),
     ],
 )
 def test_other_targets_are_refused_with_a_hint(text):

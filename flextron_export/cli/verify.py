@@ -34,6 +34,6 @@ def verify_command(bundle: Path, checkpoint: Path | None, as_json: bool) -> None
         difference, _, tokens = worst.get(key, (0.0, 0.0, 0))
         worst[key] = max(difference, check.difference), check.tolerance, tokens + check.tokens_compared
     rows = [[*key, f"{d:.1e}", f"{allowed:.0e}", tokens] for key, (d, allowed, tokens) in worst.items()]
-    columns = ["budget", "layout", "dtype", "difference", "allowed", "greedy tokens"]
+    columns = ["budget", "layout", "dtype", "difference", "allowed", "tokens or choices"]
     print_table("largest difference of a logit, relative to the largest logit", columns, rows)
     click.echo(f"all {len(checks)} checks passed")

@@ -31,19 +31,25 @@ class PromptRouter:
         self._embedding = bundle.weights(bundle.dtypes[0])["embedding"]  # mapped: only the prompt's rows are read
         self._session = load_graph(bundle, bundle.path / PROMPT_ROUTER, threads=1)
 
+    def mean_embedding(self, prompt: Sequence[int]) -> np.ndarray:
+        """What it reads of a prompt: float32 [hidden]."""
+        mean: np.ndarray = self._embedding[np.asarray(prompt, np.int64)].astype(np.float32).mean(0)
+        return mean
+
     def widths(self, prompt: Sequence[int], target: float) -> tuple[LayerWidth, ...]:
         """What it chooses for a prompt at a share of the full latency; outside the trained ones, at the nearest."""
         code = encode(self._targets, min(max(target, self._targets[-1]), 1.0))
-        mean = self._embedding[np.asarray(prompt, np.int64)].astype(np.float32).mean(0)
-        groups, neurons = self._session.run(list(CHOICES), {PROMPT_INPUT: mean[None], TARGET_INPUT: code[None]})
+        feeds = {PROMPT_INPUT: self.mean_embedding(prompt)[None], TARGET_INPUT: code[None]}
+        groups, neurons = self._session.run(list(CHOICES), feeds)
         c = self._candidates
         return tuple(LayerWidth(c.groups[g], c.neurons[n]) for g, n in zip(groups[0], neurons[0], strict=True))
 
-    def choose(self, selection: Selection, prompt: Sequence[int]) -> Selection:
-        """Of the budgets that meet a selection's target, the one nearest to what the router chooses for a prompt.
+    def choose(self, selection: Selection, prompts: Sequence[Sequence[int]]) -> Selection:
+        """Of the budgets that meet a selection's target, the one nearest to what the router chooses.
 
-        The router reads the target as a share of what the widest budget was measured to take. A selection that was made
-        for no time, or that meets none, stays as it is.
+        For several prompts, which share a budget, the sum of the distances counts. The router reads the target as a
+        share of what the widest budget was measured to take. A selection that was made for no time, or that meets none,
+        stays as it is.
         """
         target, numbers = selection.target, {selection.budget: selection.numbers}
         numbers |= {r.budget: r.numbers for r in selection.rejected}
@@ -58,11 +64,12 @@ class PromptRouter:
         shares = [limit / value for limit, value in pairs if limit is not None and value is not None]
         if not shares:
             return selection
-        wanted = self.widths(prompt, min(shares))
+        wanted = [self.widths(prompt, min(shares)) for prompt in prompts]
         fitting = [selection.budget, *(r.budget for r in selection.rejected if r.why == "lower-quality")]
-        picked = min(fitting, key=lambda b: (self._distance(b, wanted), fitting.index(b)))
+        picked = min(fitting, key=lambda b: (sum(self._distance(b, widths) for widths in wanted), fitting.index(b)))
+        which = "this prompt" if len(wanted) == 1 else f"these {len(wanted)} prompts"
         reason = (
-            f"{picked.name} is nearest to the widths that the router chose for this prompt, "
+            f"{picked.name} is nearest to the widths that the router chose for {which}, "
             f"of {len(fitting)} that meet {target}: {numbers[picked]}."
         )
         others = tuple(_rejection(b, numbers[b]) for b in fitting if b is not picked)

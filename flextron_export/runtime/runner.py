@@ -184,6 +184,18 @@ class Runner:
         table = self.measurements(target, context)
         return select(budgets, table, target, context=context, best_effort=best_effort)
 
+    def for_prompts(self, selection: Selection, prompts: Sequence[str | Sequence[int]]) -> Selection:
+        """Of the budgets that meet a selection's target, the one nearest to what the bundle's prompt router chooses.
+
+        Several prompts share one budget. Without such a router, or a target that is met, the selection as it is.
+
+        Raises:
+            InputError: as for `generate`.
+        """
+        if self._prompt_router is None or selection.target is None or not prompts:
+            return selection
+        return self._prompt_router.choose(selection, [self._prompt(prompt) for prompt in prompts])
+
     def measurements(self, target: LatencyTarget | None = None, context: int | None = None) -> LatencyTable:
         """The measurements of this device; they are made now if there are none and `calibration` allows it.
 
@@ -210,8 +222,8 @@ class Runner:
         Args:
             prompt: text, or token ids.
             max_new_tokens: stop after that many.
-            selection: run this budget, from `select`; by default the runner's own or, if the bundle has a prompt
-                router and the runner a target, the budget that the router asks for among those that meet it.
+            selection: run this budget, from `select` or `for_prompts`; by default what `for_prompts` makes of the
+                runner's own.
             options: see `GenerationOptions`: temperature, top_k, top_p, min_p, repetition_penalty, seed, stop,
                 logprobs, stop_on_eos.
 
@@ -264,7 +276,7 @@ class Runner:
         selection: Selection | None = None,
         **options: Any,
     ) -> list[Answer]:
-        """Generate after several prompts at once, at one budget; they may differ in length.
+        """Generate after several prompts at once, at one budget (see `for_prompts`); they may differ in length.
 
         Every answer is what `generate` gives for that prompt alone (but for rounding); a seed is that of every prompt.
         `timings` are those of the longest.
@@ -280,7 +292,7 @@ class Runner:
         if not ids:
             raise InputError("There is no prompt.", fix="pass a list of at least one")
         tokenizer = self.tokenizer if self._has_tokenizer() else None
-        selection = selection or self.selection
+        selection = selection or self.for_prompts(self.selection, ids)
         session = self._session.get()
         answers = [self._answer(prompt, asked, tokenizer) for prompt in ids]
         self.timings = Timings(max(map(len, ids)), target=selection.target)
@@ -309,7 +321,8 @@ class Runner:
         tokenizer: Tokenizer | None,
         view: Callable[[Iterator[tuple[int, str]]], Iterator[T]],
     ) -> Generation[T]:
-        selection, session, maximum = selection or self._selected(ids), self._session.get(), self.max_tokens
+        selection = selection or self.for_prompts(self.selection, [ids])
+        session, maximum = self._session.get(), self.max_tokens
         answer = self._answer(ids, options, tokenizer)
         self.timings = timings = Timings(len(ids), target=selection.target)
         advance = self._advancing.of(selection, len(ids) + options.max_new_tokens, options.sampling, timings)
@@ -327,12 +340,6 @@ class Runner:
 
         written = steps(sequence, self._prefixes.give, ids, answer, timings, check, advance)
         return Generation(view(written), answer, timings, selection, cancelled)
-
-    def _selected(self, ids: list[int]) -> Selection:
-        """The runner's own selection, for this prompt if the bundle has a prompt router and there is a target."""
-        if self._prompt_router is None or self.selection.target is None:
-            return self.selection
-        return self._prompt_router.choose(self.selection, ids)
 
     @cached_property
     def _prompt_router(self) -> PromptRouter | None:

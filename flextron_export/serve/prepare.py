@@ -46,7 +46,10 @@ def prepare(runner: Runner, settings: ServeSettings, request: Request) -> Prepar
     _check_length(longest, min(settings.prompt_tokens or runner.max_tokens, runner.max_tokens))
     most = min(settings.new_tokens or runner.max_tokens, max(runner.max_tokens - longest + 1, 1))
     count = most if wanted is None else min(wanted, most)
+    if not prompts:
+        raise Refusal(400, "There is no prompt.", "invalid_value")
     selection = _select(runner, settings, request, min(longest + count, runner.max_tokens))
+    selection = runner.for_prompts(selection, prompts)
     generations = tuple(
         runner.generate(
             prompt,
@@ -65,8 +68,6 @@ def prepare(runner: Runner, settings: ServeSettings, request: Request) -> Prepar
         for prompt in prompts
         for number in range(request.n)
     )
-    if not generations:
-        raise Refusal(400, "There is no prompt.", "invalid_value")
     return Prepared(generations, selection, logprobs is not None)
 
 

@@ -109,13 +109,18 @@ def verify_bundle(
 
             ids = {name: reference.ids for name, reference in expected.items()}
             checks += choice_checks(bundle, source, dtype, ids, TOLERANCE[dtype])
+    if bundle.router is not None and bundle.router.kind == "prompt":
+        from .verify_choices import prompt_router_checks
+
+        checks += prompt_router_checks(bundle)
     failed = [c for c in checks if not c.passed]
     if failed:
         worst = max(failed, key=lambda c: (np.nan_to_num(c.difference, nan=np.inf), c.tokens_wrong))
         raise VerificationError(
             f"{len(failed)} of {len(checks)} checks failed; the worst: budget {worst.budget}, {worst.layout} "
             f"{worst.dtype}, {worst.mode}, batch {worst.batch}: logits differ by {worst.difference:.1e} of the largest "
-            f"(allowed {worst.tolerance:.0e}), {worst.tokens_wrong} of {worst.tokens_compared} greedy tokens wrong.",
+            f"(allowed {worst.tolerance:.0e}), {worst.tokens_wrong} of {worst.tokens_compared} "
+            f"{'choices' if worst.mode.endswith('choices') else 'greedy tokens'} wrong.",
             cause="the graph, the weights file or the runtime is wrong; do not ship this bundle",
         )
     return checks

@@ -2,11 +2,12 @@
 
 A choice that rounding decides changes every later token, so logits alone could be compared up to the first close call.
 Here torch makes the graph's own choices: then all logits must agree, and each choice that is clear in torch must be
-the one that the graph made.
+the one that the graph made. A prompt router's graph is compared with the same networks in NumPy.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,14 @@ from ..bundle.manifest import Bundle
 from ..elastic.checkpoint import ElasticCheckpoint
 from ..elastic.router import PARTS, RoutedBudget
 from ..elastic.safetensors import numpy_dtype
-from ..graph.contract import DTYPES, ROUTED, cache_names, cache_shapes, choice_name, choices
+from ..graph.contract import DTYPES, PROMPT_ROUTER, ROUTED, cache_names, cache_shapes, choice_name, choices
 from .onnxruntime_cpu import load_graph
-from .verify import MODES, Check
+from .verify import MODES, PROMPT, TOLERANCE, Check
 
 if TYPE_CHECKING:
     import torch
+
+PROMPTS = 16
 
 
 def choice_checks(
@@ -78,6 +81,32 @@ def choice_checks(
                     wrong_count,
                 )
             )
+    return found
+
+
+def prompt_router_checks(bundle: Bundle, seed: int = 0) -> list[Check]:
+    """One check for every trained target, and one between each two; its tokens are choices for random prompts."""
+    from ..runtime.prompt_router import PromptRouter
+
+    assert bundle.router is not None
+    router = bundle.router.open(bundle.path, bundle.architecture)
+    graph = PromptRouter(bundle)
+    prompts = np.random.default_rng(seed).integers(0, bundle.architecture.vocab_size, (PROMPTS, PROMPT))
+    between = [(a + b) / 2 for a, b in itertools.pairwise(bundle.targets)]
+    found = []
+    for target in (*bundle.targets, *between):
+        clear_count = wrong_count = 0
+        for prompt in prompts:
+            expected = router.layers(target, graph.mean_embedding(prompt))
+            for chosen, layer in zip(graph.widths(prompt, target), expected, strict=True):
+                for part, width in zip(PARTS, (chosen.groups, chosen.neurons), strict=True):
+                    logits, widths = layer[part], bundle.router.choices(part)
+                    second, best = np.sort(logits)[-2:] if len(widths) > 1 else (-np.inf, logits[0])
+                    clear = target == 1 or best - second > TOLERANCE["fp32"] * np.abs(logits).max()
+                    clear_count += int(clear)
+                    wrong_count += int(clear and width != (widths[-1] if target == 1 else widths[logits.argmax()]))
+        name, allowed = f"r{100 * target:.6g}", TOLERANCE["fp32"]
+        found.append(Check(name, PROMPT_ROUTER, "fp32", "choices", PROMPTS, 0.0, allowed, clear_count, wrong_count))
     return found
 
 

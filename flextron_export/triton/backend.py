@@ -118,7 +118,7 @@ def _generation(runner: Runner, inputs: Mapping[str, Any]) -> Generation[str]:
     targets = [inputs[name] for name in ("latency_target", "latency_target_ms") if name in inputs]
     if len(targets) > 1:
         raise InputError("Two latency targets were given.", fix="send one of latency_target and latency_target_ms")
-    selection = None
+    selection = runner.selection
     if targets or "budget" in inputs:
         context = min(max(len(prompt) + count, 1), runner.max_tokens)
         effort = bool(inputs.get("best_effort"))
@@ -126,7 +126,7 @@ def _generation(runner: Runner, inputs: Mapping[str, Any]) -> Generation[str]:
         selection = runner.select(target, budget=inputs.get("budget"), context=context, best_effort=effort)
     options = {name: inputs[name] for name in _OPTIONS if name in inputs}
     options["stop_on_eos"] = not inputs.get("ignore_eos", False)
-    return runner.generate(prompt, count, selection=selection, **options)
+    return runner.generate(prompt, count, selection=runner.for_prompts(selection, [prompt]), **options)
 
 
 def _response(triton: Any, generation: Generation[str], text: str, finish_reason: str) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from flextron_export.bundle.manifest import Bundle
@@ -17,6 +19,7 @@ from flextron_export.runtime.calibrate import calibrate
 from flextron_export.runtime.prompt_router import PromptRouter
 from flextron_export.runtime.runner import Runner
 from flextron_export.runtime.table import BudgetCost, LatencyTable, Timing
+from flextron_export.targets.verify_choices import prompt_router_checks
 from tests.elastic_models import routed_model
 
 PROMPTS = np.random.default_rng(0).integers(0, 260, (12, 9)).tolist()
@@ -77,7 +80,29 @@ def test_the_runner_takes_the_nearest_budget_that_meets_the_target(bundle: Bundl
             seen.add(selection.budget.name)
         asked = runner.select(budget="full")
         assert runner.generate_ids(PROMPTS[0], 1, selection=asked, stop_on_eos=False).selection is asked
+        # A batch runs at one budget: the one with the smallest sum of distances.
+        for batch in (PROMPTS[:2], PROMPTS[2:7]):
+            picked = runner.for_prompts(runner.selection, batch).budget.name
+            sums = {n: sum(distance(n, graph.widths(prompt, 0.75)) for prompt in batch) for n in names[1:]}
+            assert sums[picked] == min(sums.values())
+            found = [answer.tokens for answer in runner.generate_batch(batch, 3, stop_on_eos=False)]
+            chosen = runner.select(budget=picked)
+            assert found == [list(runner.generate_ids(p, 3, selection=chosen, stop_on_eos=False)) for p in batch]
+        with pytest.raises(InputError, match="outside the vocabulary"):
+            runner.for_prompts(runner.selection, [[1, 99999]])
     assert len(seen) > 1, "all prompts got the same budget"
+
+
+def test_verify_compares_the_choices_with_the_routers_own(bundle: Bundle, tmp_path: Path) -> None:
+    checks = prompt_router_checks(bundle)
+    assert [c.budget for c in checks] == ["r100", "r75", "r50", "r87.5", "r62.5"]
+    assert all(c.passed and c.tokens_compared >= 0.9 * 16 * 2 * 2 for c in checks)
+    shutil.copytree(bundle.path, tmp_path / "bundle")
+    graph = onnx.load(tmp_path / "bundle" / "router.onnx", load_external_data=False)
+    next(n for n in graph.graph.node if n.op_type == "LeakyRelu").attribute[0].f = 0.5
+    (tmp_path / "bundle" / "router.onnx").write_bytes(graph.SerializeToString())
+    wrong = prompt_router_checks(Bundle.open(tmp_path / "bundle", hashes=False))
+    assert wrong[0].passed and not any(c.passed for c in wrong[1:3]), "target 1 is not computed"
 
 
 def test_a_prompt_router_is_no_reason_for_layout_routed(checkpoint: ElasticCheckpoint, tmp_path: Path) -> None:

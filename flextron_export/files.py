@@ -48,6 +48,13 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def user_cache() -> Path:
+    """Where this package keeps what it can make again, below `$XDG_CACHE_HOME` (XDG Base Directory Specification)."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(home) if os.path.isabs(home) else Path(os.path.expanduser("~")) / ".cache"
+    return base / "flextron-export"
+
+
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` of UTF-8 text."""
     write_bytes(path, text.encode())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -21,7 +20,7 @@ import numpy as np
 from ..bundle.engines import engine_directory, plan_hashes, source_hashes
 from ..bundle.manifest import Bundle
 from ..errors import FlextronError, InputError
-from ..files import MALFORMED, integers, read_object, write_json
+from ..files import MALFORMED, integers, read_object, user_cache, write_json
 from .capacity import capacity_for
 
 FORMAT = "flextron-latency"
@@ -238,13 +237,8 @@ def table_path(bundle: Bundle, device: str, target: str, layout: str, dtype: str
 
 
 def cache_path(path: Path, content: str) -> Path:
-    """Where the table that belongs at `path` lies while the bundle cannot be written; `content` is its `bundle`.
-
-    Below `$XDG_CACHE_HOME` (`~/.cache` by default), as the XDG Base Directory Specification has it.
-    """
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(home) if os.path.isabs(home) else Path(os.path.expanduser("~")) / ".cache"
-    return base / "flextron-export" / "latency" / f"{content[:16]}.{path.name}"
+    """Where the table that belongs at `path` lies while the bundle cannot be written; `content` is its `bundle`."""
+    return user_cache() / "latency" / f"{content[:16]}.{path.name}"
 
 
 def all_tables(bundle: Bundle) -> list[LatencyTable]:

@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "active_rows.cuh"
+#include "kernels.cuh"
 
 namespace flextron::elastic_linear
 {

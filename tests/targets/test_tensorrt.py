@@ -1,11 +1,11 @@
 """Real engines, compiled by TensorRT-RTX on the CPU, and what both TensorRT targets refuse."""
 
-import errno
 import json
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,9 +17,12 @@ from flextron_export.targets import get_target
 from flextron_export.targets._tensorrt import builder, device, flavour
 from flextron_export.targets._tensorrt import target as target_module
 from flextron_export.targets._tensorrt.builder import attention_may_decompose, static_graph
+from flextron_export.targets._tensorrt.plugin_library import KERNELS, LIBRARY, VARIABLE
 from flextron_export.targets._tensorrt.progress import STEPS, Fraction
 from flextron_export.targets.build import build
 from tests.targets.tensorrt_bundle import tensorrt_bundle
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX 1.2. Timing cache")
 
 SMALL = {"capacity": 128, "max_batch": 2, "max_length": 64}
 
@@ -147,10 +150,13 @@ def test_a_failure_while_writing_leaves_the_old_engine(built_bundle, tmp_path, m
     other.mkdir()
     (other / "engine.json").write_text("untouched")
 
-    def full(self, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    opened = Path.open
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    def full(self, mode="r", *arguments, **options):
+        path = Path("/dev/full") if self.suffix == ".plan" and "w" in mode else self
+        return opened(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(InputError, match="disk is full"):
         build(fp16_bundle.path, "tensorrt-rtx", **SMALL)
     assert {p.name: FileRecord.of(p) for p in engine(fp16_bundle).iterdir()} == before
@@ -176,7 +182,7 @@ def test_only_the_capacity_of_the_graph_is_replaced(shipped):
 
     graph = shipped.graph("shared", "fp16")
     before = onnx.load(graph, load_external_data=False)
-    after = onnx.load_from_string(static_graph(graph, ["k.0", "v.0", "k.1", "v.1"], 77))
+    after = onnx.load_from_string(static_graph(graph, shipped.architecture, 77))
     assert before.graph.node == after.graph.node
     for old, new in zip(
         (*before.graph.input, *before.graph.output), (*after.graph.input, *after.graph.output), strict=True
@@ -233,19 +239,136 @@ def test_a_missing_library_names_the_extra(fp16_bundle, monkeypatch, target, mod
 
 
 def test_a_library_without_our_operators_is_refused_with_its_version(monkeypatch, fp16_bundle):
-    monkeypatch.setattr(flavour, "import_module", lambda name: type("Old", (), {"__version__": "10.3.0.26"}))
-    with pytest.raises(TargetError, match=r"TensorRT 10\.3\.0\.26 lacks operators .* 10\.15 or newer(?s:.*)JetPack"):
+    monkeypatch.setattr(flavour, "import_module", lambda name: type("Old", (), {"__version__": "10.2.0.19"}))
+    with pytest.raises(TargetError, match=r"TensorRT 10\.2\.0\.19 lacks operators .* 10\.3 or newer(?s:.*)JetPack"):
         build(fp16_bundle.path, "tensorrt")
 
 
-def test_the_enterprise_library_goes_through_the_same_builder(library, fp16_bundle, monkeypatch):
-    """With TensorRT-RTX in its place and a pretended Orin: everything but the library itself."""
-    monkeypatch.setattr(flavour, "import_module", lambda name: library)
-    monkeypatch.setattr(flavour.Flavour, "load", lambda self: library)
-    monkeypatch.setattr(target_module, "require_device", lambda title: device.Device("Orin", 87, 13020))
-    record = build(fp16_bundle.path, "tensorrt", **SMALL)
+class Enterprise:
+    """TensorRT-RTX under the name and version of TensorRT, with a registry of plugins of its own."""
+
+    def __init__(self, library, version, loads=True):
+        self._library, self.__version__, self._loads = library, version, loads
+        self.all_creators, self.loaded = [], []
+
+    def __getattr__(self, name):
+        return getattr(self._library, name)
+
+    def get_plugin_registry(self):
+        return self
+
+    def load_library(self, path):
+        self.loaded.append(path)
+        if not self._loads:
+            return None
+        self.all_creators.append(SimpleNamespace(name="HeadSubsetAttention"))
+        return object()
+
+
+@pytest.fixture
+def enterprise(library, monkeypatch, tmp_path):
+    """A pretended Orin with a release of TensorRT, whose plugins TensorRT-RTX finds as ONNX functions in the graph."""
+    from functools import partial
+
+    from flextron_export.graph import plugin_lowering
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(target_module, "require_device", lambda title: device.Device("Orin", 87, 12060))
+    monkeypatch.setattr(target_module, "find_device", lambda: device.Device("Orin", 87, 12060))
+    monkeypatch.setattr(plugin_lowering, "lower_to_plugins", partial(plugin_lowering.lower_to_plugins, bodies=True))
+    (tmp_path / "plugins").mkdir()
+    for name in (LIBRARY, KERNELS):
+        (tmp_path / "plugins" / name).write_bytes(name.encode())
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "plugins"))
+
+    def pretend(version, **options):
+        pretended = Enterprise(library, version, **options)
+        monkeypatch.setattr(flavour, "import_module", lambda name: pretended)
+        return pretended
+
+    return pretend
+
+
+def test_the_enterprise_library_goes_through_the_same_builder(enterprise, fp16_bundle, tmp_path):
+    """Everything but the library itself; the timings of its kernels are kept by release and device."""
+    enterprise("10.16.2.5")
+    record = build(fp16_bundle.path, "tensorrt", **{**SMALL, "max_batch": 1})
     assert (record["target"], record["library"], record["compute_capabilities"]) == ("tensorrt", "tensorrt", (87,))
+    assert (record["lowering"], record["plugins"], record["attention"]) == ("native", {}, "fused")
+    # Profiles of one sequence would be computed wrongly.
+    assert record["max_batch"] == 2 and record["workarounds"] == ("fused-projections-batch-1",)
     assert (fp16_bundle.path / "engines" / "tensorrt" / "shared.fp16" / "128.plan").is_file()
+    timings = tmp_path / "cache" / "flextron-export" / "timing" / "tensorrt-10.16.2.5-sm87.cache"
+    kept = timings.read_bytes()
+    assert kept
+    timings.write_bytes(b"damaged")
+    build(fp16_bundle.path, "tensorrt", **SMALL)
+    assert timings.read_bytes() == kept
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A bundle with heads of 64, which the plugin has kernels for; no test may change it."""
+    shape = {"layers": 1, "heads": 4, "kv_heads": 1, "ffn": 64}
+    return tensorrt_bundle(tmp_path_factory.mktemp("wide"), ("full",), **shape)
+
+
+class TestPlugins:
+    """TensorRT before 10.15 gets our plugin; the library lies beside the engine and is loaded from there."""
+
+    @pytest.fixture
+    def bundle(self, wide, tmp_path):
+        return Bundle.open(shutil.copytree(wide.path, tmp_path / "bundle"))
+
+    def test_an_engine_comes_with_the_library_it_needs(self, enterprise, bundle, tmp_path, monkeypatch):
+        library = enterprise("10.3.0.30")
+        record = build(bundle.path, "tensorrt", **SMALL)
+        assert (record["lowering"], record["attention"]) == ("plugin", "plugin")
+        assert library.loaded == [str((tmp_path / "plugins" / LIBRARY).resolve())]
+        folder = bundle.path / "engines" / "tensorrt" / "shared.fp16"
+        assert {p.name for p in folder.iterdir()} == {"128.plan", LIBRARY, KERNELS, "engine.json"}
+        assert json.loads((folder / "engine.json").read_text())["plugins"][KERNELS]["bytes"] == len(KERNELS)
+
+        # Another process, in which nothing is registered: loaded from the bundle, after its hash was checked.
+        library = enterprise("10.3.0.30")
+        session = SimpleNamespace(TensorRTSession=lambda *_: "session")
+        monkeypatch.setitem(sys.modules, "flextron_export.targets._tensorrt.session", session)
+        target = get_target("tensorrt")
+        assert target.open_session(bundle, layout="shared", dtype="fp16") == "session"
+        assert library.loaded == [str(folder.resolve() / LIBRARY)]
+        (folder / KERNELS).write_bytes(b"another")
+        with pytest.raises(TargetError, match=rf"{KERNELS} was altered"):
+            target.open_session(bundle, layout="shared", dtype="fp16")
+        (folder / LIBRARY).unlink()
+        with pytest.raises(TargetError, match=rf"{LIBRARY} is missing"):
+            target.open_session(bundle, layout="shared", dtype="fp16")
+        assert len(library.loaded) == 1
+        enterprise("10.13.3.9")
+        with pytest.raises(TargetError, match=r"built by TensorRT 10\.3\.0\.30, installed is 10\.13\.3\.9"):
+            target.open_session(bundle, layout="shared", dtype="fp16")
+
+    def test_a_missing_library_names_the_place_and_how_to_build_it(self, enterprise, bundle, monkeypatch, tmp_path):
+        enterprise("10.3.0.30")
+        (tmp_path / "plugins" / KERNELS).unlink()
+        with pytest.raises(MissingDependencyError, match=rf"(?s){KERNELS} cannot be found in .*plugins.*cmake"):
+            build(bundle.path, "tensorrt", **SMALL)
+        assert not (bundle.path / "engines").exists()
+
+    def test_a_library_that_tensorrt_does_not_take_is_named(self, enterprise, bundle):
+        enterprise("10.3.0.30", loads=False)
+        with pytest.raises(TargetError, match=rf"{LIBRARY} cannot be used: TensorRT refused it"):
+            build(bundle.path, "tensorrt", **SMALL)
+
+    def test_heads_without_a_kernel_are_refused(self, enterprise, fp16_bundle):
+        enterprise("10.14.1.48")
+        with pytest.raises(TargetError, match="no kernel for heads of 16, only for 64, 96, 128, 256"):
+            build(fp16_bundle.path, "tensorrt", **SMALL)
+
+
+def test_a_doubtful_layout_warns(enterprise, fp16_bundle, caplog):
+    enterprise("11.1.0.106")
+    build(fp16_bundle.path, "tensorrt", layout="panels", **SMALL)
+    assert "issue 4846" in caplog.text
 
 
 class TestOpening:

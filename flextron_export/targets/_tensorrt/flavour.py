@@ -1,13 +1,13 @@
-"""The two TensorRT libraries and the few ways in which they differ."""
+"""The two TensorRT libraries and the few ways in which they differ; how their releases differ is in `versions`."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from ...errors import MissingDependencyError, TargetError
+from .versions import FIRST, Lowering, lowering_of
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,6 @@ class Flavour:
         target: name of the target, and of the extra that installs the library.
         module: Python module to import.
         title: its name in messages.
-        minimum: first version whose parser knows TensorScatter, Attention, RotaryEmbedding and RMSNormalization.
         ahead_of_time: compiles without a GPU, for devices that are named; otherwise for the GPU that is there.
         reach: compute capabilities an ahead-of-time engine runs on if none are named.
     """
@@ -26,7 +25,6 @@ class Flavour:
     target: str
     module: str
     title: str
-    minimum: tuple[int, int]
     ahead_of_time: bool
     reach: tuple[int, ...] = ()
 
@@ -45,14 +43,20 @@ class Flavour:
                 cause=None if self.ahead_of_time else "it comes with JetPack, or from NVIDIA's package index",
                 fix=f"pip install 'flextron-export[{self.target}]'",
             ) from error
-        if version_numbers(library.__version__) < self.minimum:
-            needed = ".".join(map(str, self.minimum))
+        self.lowering(library)
+        return library
+
+    def lowering(self, library: Any) -> Lowering:
+        """How graphs are lowered for this release of the library; TargetError if it is too old for any way."""
+        found = lowering_of(self.target, library.__version__)
+        if found is None:
+            needed = ".".join(map(str, min(FIRST[self.target].values())))
             raise TargetError(
                 f"{self.title} {library.__version__} lacks operators of our graphs; {needed} or newer has them.",
-                cause="JetPack before 7.2" if not self.ahead_of_time else None,
+                cause="JetPack before 6.1" if not self.ahead_of_time else None,
                 fix=f"upgrade it, or use --target {'onnxruntime-cpu' if self.ahead_of_time else 'tensorrt-rtx'}",
             )
-        return library
+        return found
 
     def known(self, library: Any) -> tuple[int, ...]:
         """Compute capabilities the library compiles for ahead of time; () if it compiles for the GPU at hand only."""
@@ -84,10 +88,5 @@ class Flavour:
 
 # The default reach is documented under "CPU-Only AOT and TensorRT-RTX Engines": 8.0, 8.6, 8.9, 12.0 and later. Turing
 # (7.5) must be asked for.
-RTX = Flavour("tensorrt-rtx", "tensorrt_rtx", "TensorRT-RTX", (1, 7), True, (80, 86, 89, 120, 121))
-ENTERPRISE = Flavour("tensorrt", "tensorrt", "TensorRT", (10, 15), False)
-
-
-def version_numbers(version: str) -> tuple[int, ...]:
-    """(1, 7, 1, 116) of "1.7.1.116"."""
-    return tuple(int(n) for n in re.findall(r"\d+", version))
+RTX = Flavour("tensorrt-rtx", "tensorrt_rtx", "TensorRT-RTX", True, (80, 86, 89, 120, 121))
+ENTERPRISE = Flavour("tensorrt", "tensorrt", "TensorRT", False)

@@ -12,6 +12,7 @@ from ...bundle.manifest import FileRecord
 from ...errors import TargetError
 from ...files import MALFORMED, integers
 from .flavour import ENTERPRISE, RTX, Flavour
+from .versions import NATIVE, PLUGIN
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class EngineRecord:
         attention: `fused`, or `fused or decomposed` where the library was allowed to fall back to primitive operators.
         source: bundle files it was compiled from -> SHA-256.
         seconds: how long all compilations took.
+        lowering: `native`, or `plugin` where attention is our plugin (`versions`).
+        workarounds: ids of the library's known faults that were worked around.
+        plugins: libraries beside the engines that must be loaded before them -> size and hash.
         bundle: where the engine lies, for the commands in messages; not in the file.
     """
 
@@ -60,7 +64,15 @@ class EngineRecord:
     plans: tuple[PlanRecord, ...]
     seconds: float
     exporter: str
+    lowering: str = NATIVE
+    workarounds: tuple[str, ...] = ()
+    plugins: dict[str, FileRecord] = field(default_factory=dict)
     bundle: Path = field(default=Path("BUNDLE"), compare=False)
+
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """What must lie in the engine folder beside `engine.json`."""
+        return {**{plan.file: FileRecord(plan.bytes, plan.sha256) for plan in self.plans}, **self.plugins}
 
     @property
     def capacities(self) -> tuple[int, ...]:
@@ -110,6 +122,12 @@ class EngineRecord:
             integers([value["max_batch"], value["max_length"]])
             value["compute_capabilities"] = integers(value["compute_capabilities"])
             value["plans"] = tuple(PlanRecord(**plan) for plan in value["plans"])
+            if value.get("lowering", NATIVE) not in (NATIVE, PLUGIN):
+                raise ValueError(f"its lowering is {value['lowering']!r}")
+            value["workarounds"] = tuple(value.get("workarounds", ()))
+            value["plugins"] = {name: FileRecord(**found) for name, found in value.get("plugins", {}).items()}
+            if wrong := [name for name in value["plugins"] if Path(name).name != name]:
+                raise ValueError(f"the plugin library {wrong[0]!r} lies elsewhere")
             integers([i for p in value["plans"] for phases in p.profiles.values() for i in phases.values()])
             return cls(**value, bundle=bundle)
         except MALFORMED as error:
@@ -135,7 +153,7 @@ def check_engine(
         compute_capability: of the device here, such as 89; None if it is not known.
         known: compute capabilities that library compiles for ahead of time.
         source: `source_hashes` of the bundle here.
-        files: size and hash of the plan files here, by name.
+        files: size and hash of the plan files and plugin libraries here, by name.
     """
     found = []
     fix = record.rebuild()
@@ -150,12 +168,11 @@ def check_engine(
             fix = record.rebuild(sm=(compute_capability,))
         elif flavour.ahead_of_time:
             fix = f"{replace(record, target=ENTERPRISE.target).rebuild()}, on this device"
-    for plan in record.plans:
-        there = files.get(plan.file)
-        if there is None:
-            found.append(f"{plan.file} is missing")
-        elif there != FileRecord(plan.bytes, plan.sha256):
-            found.append(f"{plan.file} was altered (its size or SHA-256 differs)")
+    for name, written in record.files.items():
+        if name not in files:
+            found.append(f"{name} is missing")
+        elif files[name] != written:
+            found.append(f"{name} was altered (its size or SHA-256 differs)")
     changed = sorted(name for name in {*record.source, *source} if record.source.get(name) != source.get(name))
     if changed:
         found.append(f"it was built from another {', '.join(changed)}")

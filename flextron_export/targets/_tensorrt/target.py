@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +19,16 @@ from ...version import __version__
 from .builder import attention_may_decompose, compile_plan
 from .device import find_device, require_device
 from .flavour import ENTERPRISE, RTX, Flavour
+from .plugin_library import copy_plugins, find_plugins, load_plugins
 from .profiles import Limits, PlanSpec, plan_specs
 from .record import EngineRecord, PlanRecord, check_engine
+from .timing_cache import timing_cache_path
+from .versions import HEAD_SIZES, PLUGIN, Lowering, faults, least_batch
 
 if TYPE_CHECKING:
     from .session import TensorRTSession
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,35 +95,74 @@ class TensorRTTarget:
         """
         flavour = self.flavour
         library = flavour.load()
-        limits = Limits.choose(bundle, layout, capacity, max_batch, max_length)
-        here = () if flavour.ahead_of_time else (require_device(flavour.title).compute_capability,)
+        version, lowering = library.__version__, flavour.lowering(library)
+        here = None if flavour.ahead_of_time else require_device(flavour.title).compute_capability
+        limits = Limits.choose(
+            bundle, layout, capacity, max(max_batch, least_batch(flavour.target, version, here)), max_length
+        )
+        known = self._known_faults(version, here, layout, limits.max_batch != max_batch)
+        plugins = self._plugins(library, bundle) if lowering == PLUGIN else None
+        timings = None if here is None else timing_cache_path(flavour.module, version, here)
         directory = engine_directory(bundle.path, flavour.target, layout, dtype)
         devices: tuple[int, ...] = ()
         plans = []
         with new_directory(directory, marker=MARKER, overwrite=True) as part:
             for spec in plan_specs(bundle, layout, limits):
                 start = time.perf_counter()
-                plan, devices = compile_plan(flavour, bundle, spec, layout=layout, dtype=dtype, sm=sm, track=track)
-                (part / spec.file).write_bytes(plan)
-                plans.append(_plan_record(part / spec.file, spec, time.perf_counter() - start))
+                out = part / spec.file
+                devices = compile_plan(
+                    flavour, bundle, spec, out, layout=layout, dtype=dtype, sm=sm, timings=timings, track=track
+                )
+                plans.append(_plan_record(out, spec, time.perf_counter() - start))
             record = EngineRecord(
                 target=flavour.target,
                 library=flavour.module,
-                library_version=library.__version__,
-                compute_capabilities=here or devices,
+                library_version=version,
+                compute_capabilities=devices if here is None else (here,),
                 layout=layout,
                 dtype=dtype,
                 max_batch=limits.max_batch,
                 max_length=limits.max_length,
-                attention="fused or decomposed" if attention_may_decompose(bundle, layout) else "fused",
+                attention=_attention(bundle, layout, lowering),
                 source=source_hashes(bundle, layout, dtype),
                 plans=tuple(plans),
                 seconds=round(sum(plan.seconds for plan in plans), 2),
                 exporter=f"flextron_export {__version__}",
+                lowering=lowering,
+                workarounds=known,
+                plugins=copy_plugins(plugins, part) if plugins else {},
                 bundle=bundle.path,
             )
             write_json(part / MARKER, record.to_json())
         return record.to_json()
+
+    def _known_faults(self, version: str, sm: int | None, layout: str, widened: bool) -> tuple[str, ...]:
+        """Ids of the faults that this build works around; those that nothing is known against are warned of."""
+        found = []
+        for fault in faults(self.flavour.target, version, sm):
+            if layout in fault.doubtful:
+                log.warning(
+                    "%s %s: %s (%s). Compare its results with those of onnxruntime-cpu before you rely on them.",
+                    self.flavour.title,
+                    version,
+                    fault.what,
+                    fault.source,
+                )
+            elif fault.least_batch > 1 and widened:
+                found.append(fault.id)
+        return tuple(found)
+
+    def _plugins(self, library: Any, bundle: Bundle) -> Path:
+        """The directory of the plugin libraries, now loaded; TargetError if they cannot run the model."""
+        if (size := bundle.architecture.head_dim) not in HEAD_SIZES:
+            raise TargetError(
+                f"Our attention plugin has no kernel for heads of {size}, only for {', '.join(map(str, HEAD_SIZES))}.",
+                cause=f"{self.flavour.title} {library.__version__} has no attention of its own that would do",
+                fix="use TensorRT 10.15 or newer (JetPack 7.2), or --target onnxruntime-cpu",
+            )
+        found = find_plugins()
+        load_plugins(library, found)
+        return found
 
     def open_session(
         self, bundle: Bundle, *, layout: str, dtype: str, threads: int | None = None, low_memory: bool = False
@@ -141,9 +186,11 @@ class TensorRTTarget:
             compute_capability=device.compute_capability if device else None,
             known=flavour.known(library),
             source=source_hashes(bundle, layout, dtype),
-            files={p.file: FileRecord.of(directory / p.file) for p in record.plans if (directory / p.file).is_file()},
+            files={name: FileRecord.of(directory / name) for name in record.files if (directory / name).is_file()},
         )
         require_device(flavour.title)
+        if record.plugins:
+            load_plugins(library, directory)
         from .session import TensorRTSession
 
         return TensorRTSession(library, bundle, directory, record)
@@ -160,7 +207,13 @@ TENSORRT_RTX = TensorRTTarget(RTX)
 """Engines compiled ahead of time on any CPU, run on RTX GPUs (SM 75, 80, 86, 89, 120, 121)."""
 
 TENSORRT = TensorRTTarget(ENTERPRISE)
-"""Engines compiled on the device that runs them, such as a Jetson with JetPack 7.2 or newer."""
+"""Engines compiled on the device that runs them, such as a Jetson with JetPack 6.1 or newer."""
+
+
+def _attention(bundle: Bundle, layout: str, lowering: Lowering) -> str:
+    if lowering == PLUGIN:
+        return "plugin"
+    return "fused or decomposed" if attention_may_decompose(bundle, layout) else "fused"
 
 
 def _plan_record(path: Path, spec: PlanSpec, seconds: float) -> PlanRecord:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .bundle.manifest import MARKER, Bundle, FileRecord, weights_file
@@ -18,7 +19,18 @@ from .elastic.router import RouterRecord
 from .elastic.safetensors import SafetensorsFile
 from .errors import InputError, MissingDependencyError, problems
 from .files import new_directory, sha256
-from .graph.contract import ALL_LAYOUTS, DTYPES, LAYOUTS, PROMPT_ROUTER, ROUTED, graph_file
+from .graph.contract import (
+    ALL_LAYOUTS,
+    BITS,
+    DEFAULT_DTYPES,
+    DTYPES,
+    LAYOUTS,
+    PROMPT_ROUTER,
+    ROUTED,
+    graph_file,
+    layouts_of,
+)
+from .graph.quantization import Quantization
 from .progress import Track, silent
 from .version import __version__
 
@@ -35,6 +47,7 @@ def export(
     layouts: Sequence[str] | None = None,
     dtypes: Sequence[str] | None = None,
     budgets: Sequence[str] | None = None,
+    group_size: int | None = None,
     verify: bool = True,
     overwrite: bool = False,
     track: Track = silent,
@@ -44,10 +57,12 @@ def export(
     Args:
         checkpoint: an elastic checkpoint directory.
         out: the bundle directory to create; it appears whole or not at all.
-        layouts: graph layouts, each for every precision; by default all that the checkpoint has: `routed` needs a
-            dynamic router.
-        dtypes: precisions: `fp32` for ONNX Runtime on CPU, `fp16` for TensorRT; by default both.
+        layouts: graph layouts, each for every precision that it exists in; by default all that the checkpoint has:
+            `routed` needs a dynamic router.
+        dtypes: precisions: `fp32`, or with quantised matrices `int8` or `int4`, for ONNX Runtime on CPU; `fp16` for
+            TensorRT. By default `fp32` and `fp16`.
         budgets: names of the budgets to export; all by default.
+        group_size: weights that share a scale in `int8` and `int4`; by default up to 128 and 32, as the widths allow.
         verify: compare every graph with the sliced torch model and store golden outputs (needs torch and onnxruntime).
         overwrite: replace an existing bundle.
         track: shows progress.
@@ -64,6 +79,13 @@ def export(
     kept = _layouts(source, router, layouts, dtypes)
     if router and router.kind == "dynamic" and all(ROUTED not in names for names in kept.values()):
         router = None
+    quantization = {
+        dtype: Quantization.choose(dtype, source.architecture, source.candidates, group_size)
+        for dtype in kept
+        if dtype in BITS
+    }
+    if group_size is not None and not quantization:
+        raise InputError(f"No precision has groups of {group_size} weights.", fix="add --dtype int4, or leave it out")
     chosen = tuple(source.budget(name) for name in budgets) if budgets else source.budgets
     source.check_files(hashes=True)
     weights = source.weights()
@@ -75,8 +97,10 @@ def export(
         copied = (*names, CONFIG, *([ROUTER_FILE] if router else []))
         files = {name: FileRecord.of(directory / name) for name in copied}
         for dtype in kept:
-            files[weights_file(dtype)] = write_weights(directory, source.architecture, weights, dtype, track)
-        graphs = write_graphs(directory, source, chosen, kept, track)
+            files[weights_file(dtype)] = write_weights(
+                directory, source.architecture, weights, dtype, quantization.get(dtype), track
+            )
+        graphs = write_graphs(directory, source, chosen, kept, quantization, track)
         if router and router.kind == "prompt":
             graphs += write_prompt_router(directory, source, router)
         origin = {
@@ -84,7 +108,9 @@ def export(
             "parent": source.parent,
             "exporter": f"flextron_export {__version__}",
         }
-        bundle = Bundle(directory, source.architecture, source.candidates, chosen, kept, files, origin, router)
+        bundle = Bundle(
+            directory, source.architecture, source.candidates, chosen, kept, files, origin, router, quantization
+        )
         golden = _verify(bundle, source, track) if verify else []
         files = {**files, **{name: FileRecord.of(directory / name) for name in (*graphs, *golden)}}
         replace(bundle, files=files).write_manifest(directory)
@@ -97,10 +123,10 @@ def _verify(bundle: Bundle, source: ElasticCheckpoint, track: Track) -> list[str
     from .targets.references import torch_references
     from .targets.verify import verify_bundle
 
-    references = torch_references(source, bundle.all_budgets, track)
+    references = torch_references(bundle, source, track)
     verify_bundle(bundle, references, source, track=track)
     for dtype in bundle.dtypes:
-        write_golden(bundle.path / golden_file(dtype), dtype, references)
+        write_golden(bundle.path / golden_file(dtype), dtype, references[dtype])
     return [golden_file(dtype) for dtype in bundle.dtypes]
 
 
@@ -109,6 +135,7 @@ def write_graphs(
     source: ElasticCheckpoint,
     budgets: Sequence[Budget],
     layouts: Mapping[str, Sequence[str]],
+    quantization: Mapping[str, Quantization] = MappingProxyType({}),
     track: Track = silent,
 ) -> list[str]:
     """Build and write every graph of the layouts (by precision); return their paths inside the bundle.
@@ -137,6 +164,7 @@ def write_graphs(
             SafetensorsFile(directory / weights_file(dtype)),
             budget,
             _router(source) if layout == ROUTED else None,
+            quantization.get(dtype),
         )
         (directory / name).write_bytes(onnx_ir.to_proto(model).SerializeToString())
         written.append(name)
@@ -175,7 +203,17 @@ def _layouts(
             "needs a dynamic one.",
             fix=f"flextron-export route {source.path} --kind dynamic --text FILE --latency-model FILE --out CKPT",
         )
-    return dict.fromkeys(dtypes or DTYPES, tuple(layouts or (*LAYOUTS, *([ROUTED] if dynamic else []))))
+    given = layouts or (*LAYOUTS, *([ROUTED] if dynamic else []))
+    precisions = dtypes or DEFAULT_DTYPES
+    kept = {dtype: tuple(name for name in given if name in layouts_of(dtype)) for dtype in precisions}
+    found = [
+        f"layout {name} does not exist in {' and '.join(precisions)}"
+        for name in layouts or ()
+        if not any(name in names for names in kept.values())
+    ]
+    found += [f"{dtype} exists in {', '.join(layouts_of(dtype))} only" for dtype in precisions if not kept[dtype]]
+    problems(InputError, "cannot export", found, fix="ask for other layouts or precisions")
+    return kept
 
 
 def _check_choices(layouts: Sequence[str] | None, dtypes: Sequence[str] | None, budgets: Sequence[str] | None) -> None:

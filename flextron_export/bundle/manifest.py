@@ -17,7 +17,8 @@ from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates, check_budgets
 from ..errors import BundleError, CheckpointError, FlextronError, problems
 from ..files import MALFORMED, integers, read_object, recover, write_json
-from ..graph.contract import ALL_LAYOUTS, DTYPES, PROMPT_ROUTER, ROUTED, graph_file
+from ..graph.contract import ALL_LAYOUTS, BITS, DTYPES, PROMPT_ROUTER, ROUTED, graph_file, layouts_of
+from ..graph.quantization import Quantization, stored
 
 FORMAT = "flextron-bundle"
 VERSION = 1
@@ -36,6 +37,7 @@ class Bundle:
             records.
         source: what it was exported from.
         router: the dynamic router of layout `routed`, or the prompt router in `router.onnx`; None if it needs neither.
+        quantization: of the precisions that have quantised matrices.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Bundle:
     files: dict[str, FileRecord]
     source: dict[str, Any] = field(default_factory=dict)
     router: RouterRecord | None = None
+    quantization: dict[str, Quantization] = field(default_factory=dict)
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -118,9 +121,10 @@ class Bundle:
         weights = SafetensorsFile(self.path / weights_file(dtype), BundleError)
         found = []
         for spec in tensor_specs(self.architecture):
-            info = weights.tensors.get(spec.name)
-            if info is None or info.shape != spec.shape or info.dtype != DTYPES[dtype]:
-                found.append(f"{spec.name} should be {DTYPES[dtype]} {list(spec.shape)}")
+            for name, (kind, shape) in stored(spec, dtype, self.quantization.get(dtype)).items():
+                info = weights.tensors.get(name)
+                if info is None or info.shape != shape or info.dtype != kind:
+                    found.append(f"{name} should be {kind} {list(shape)}")
         problems(BundleError, f"{weights.path} does not fit the manifest", found[:5])
         return weights
 
@@ -167,6 +171,10 @@ class Bundle:
                 {str(name): FileRecord(int(r["bytes"]), str(r["sha256"])) for name, r in value["files"].items()},
                 dict(value.get("source") or {}),
                 RouterRecord.from_json(value["router"]) if value.get("router") else None,
+                {
+                    dtype: Quantization.from_json(dtype, record)
+                    for dtype, record in (value.get("quantization") or {}).items()
+                },
             )
             bundle._validate()
         except CheckpointError as error:
@@ -196,10 +204,21 @@ class Bundle:
                 graph_file(n, dtype, b.name if n == "per-budget" else None) for n in names for b in self.budgets
             }
             found += [f"{n} is not listed" for n in sorted(needed - self.files.keys())]
+            if dtype in DTYPES:
+                found += [f"layout {n} is in {dtype}" for n in names if n in ALL_LAYOUTS and n not in layouts_of(dtype)]
             if ROUTED in names:
                 found += self._router_faults()
+            if dtype in BITS:
+                found += self._quantization_faults(dtype)
         found += self._prompt_router_faults()
         problems(BundleError, f"{self.path / MARKER} is not valid", found)
+
+    def _quantization_faults(self, dtype: str) -> list[str]:
+        if dtype not in self.quantization:
+            return [f"the group size of {dtype} is missing"]
+        quantization = self.quantization[dtype]
+        found = quantization.faults(self.architecture, self.candidates)
+        return [f"{dtype} has groups of {quantization.group_size}: {fault}" for fault in found]
 
     def _prompt_router_faults(self) -> list[str]:
         if self.router is None or self.router.kind != "prompt":
@@ -227,6 +246,11 @@ class Bundle:
                 "files": {name: {"bytes": r.bytes, "sha256": r.sha256} for name, r in sorted(self.files.items())},
                 "source": self.source,
                 **({"router": self.router.to_json()} if self.router else {}),
+                **(
+                    {"quantization": {d: q.to_json() for d, q in self.quantization.items()}}
+                    if self.quantization
+                    else {}
+                ),
             },
         )
 

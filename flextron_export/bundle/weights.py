@@ -13,12 +13,18 @@ from ..elastic.safetensors import TensorPlan, numpy_dtype, write_safetensors
 from ..elastic.tensors import TensorSpec, tensor_specs
 from ..errors import CheckpointError
 from ..graph.contract import DTYPES
+from ..graph.quantization import Quantization, stored
 from ..progress import Track, silent
 from .manifest import FileRecord, weights_file
 
 
 def write_weights(
-    directory: Path, architecture: Architecture, source: ModelWeights, dtype: str, track: Track = silent
+    directory: Path,
+    architecture: Architecture,
+    source: ModelWeights,
+    dtype: str,
+    quantization: Quantization | None = None,
+    track: Track = silent,
 ) -> FileRecord:
     """Write `weights.<dtype>.safetensors` into `directory`.
 
@@ -26,12 +32,28 @@ def write_weights(
         CheckpointError: a weight is not finite, or does not fit into the precision.
     """
     path = directory / weights_file(dtype)
-    plans = {
-        s.name: TensorPlan(DTYPES[dtype], s.shape, partial(_convert, source, s, dtype))
-        for s in tensor_specs(architecture)
-    }
+    plans = {}
+    for spec in tensor_specs(architecture):
+        make = _Parts(source, spec, dtype, quantization)
+        for name, (kind, shape) in stored(spec, dtype, quantization).items():
+            plans[name] = TensorPlan(kind, shape, partial(make, name))
     digest = write_safetensors(path, plans, track)
     return FileRecord(path.stat().st_size, digest)
+
+
+class _Parts:
+    """Makes what is stored of one tensor. What is made together is kept until it is asked for."""
+
+    def __init__(self, source: ModelWeights, spec: TensorSpec, dtype: str, quantization: Quantization | None) -> None:
+        self._source, self._spec, self._dtype = source, spec, dtype
+        self._quantization = quantization if quantization and quantization.quantizes(spec) else None
+        self._made: dict[str, np.ndarray] = {}
+
+    def __call__(self, name: str) -> np.ndarray:
+        if name not in self._made:
+            weights = _convert(self._source, self._spec, self._dtype)
+            self._made = self._quantization.encode(self._spec, weights) if self._quantization else {name: weights}
+        return self._made.pop(name)
 
 
 def _convert(source: ModelWeights, spec: TensorSpec, dtype: str) -> np.ndarray:

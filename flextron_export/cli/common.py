@@ -41,7 +41,7 @@ def target_options(function: F) -> F:
     for option in (
         click.option("--low-memory", is_flag=True, help="Leave the weights in the mapped file: slower, less memory."),
         click.option("--threads", type=click.IntRange(min=1), help="Threads of the target; one per core by default."),
-        click.option("--dtype", help="Precision, such as fp32 or fp16; the target's own choice by default."),
+        click.option("--dtype", help="Precision, such as fp32, fp16 or int4; the target's own choice by default."),
         click.option(
             "--layout", help="Graph layout: panels, shared, per-budget or routed; the target's own choice by default."
         ),

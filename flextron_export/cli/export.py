@@ -20,7 +20,16 @@ from .common import DIRECTORY, json_option, megabytes, names, print_json, track
     help="panels, shared, per-budget or routed; repeat for several. All by default; routed needs a dynamic router.",
 )
 @click.option(
-    "--dtype", "dtypes", multiple=True, callback=names, help="fp32 or fp16; repeat for both. Both by default."
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    callback=names,
+    help="fp32, fp16, int8 or int4; repeat for several. fp32 and fp16 by default.",
+)
+@click.option(
+    "--group-size",
+    type=int,
+    help="Weights that share a scale in int8 and int4; by default up to 128 and 32, as the widths allow.",
 )
 @click.option(
     "--budgets", multiple=True, callback=names, help="Names of the budgets to export, with commas. All by default."
@@ -33,6 +42,7 @@ def export_command(
     out: Path,
     layouts: tuple[str, ...],
     dtypes: tuple[str, ...],
+    group_size: int | None,
     budgets: tuple[str, ...],
     no_verify: bool,
     overwrite: bool,
@@ -52,6 +62,7 @@ def export_command(
         layouts=layouts or None,
         dtypes=dtypes or None,
         budgets=budgets or None,
+        group_size=group_size,
         verify=not no_verify,
         overwrite=overwrite,
         track=track,

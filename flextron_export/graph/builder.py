@@ -11,11 +11,10 @@ import onnx_ir as ir
 
 from ..elastic.safetensors import TensorInfo
 from ..version import __version__
-from .contract import OPSET
+from .contract import DTYPES, OPSET
 
-FLOATS = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
-STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16}
-"""dtype of a safetensors file -> that of ONNX."""
+ELEMENTS = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "U8": ir.DataType.UINT8}
+"""safetensors dtype -> element type in a graph."""
 INT64 = ir.DataType.INT64
 
 
@@ -23,7 +22,7 @@ class GraphBuilder:
     """Collects the nodes of one graph. Values are `onnx_ir.Value`s; names are made unique."""
 
     def __init__(self, name: str, dtype: str) -> None:
-        self.name, self.float = name, FLOATS[dtype]
+        self.name, self.float = name, ELEMENTS[DTYPES[dtype]]
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
         self._constants: dict[str, ir.Value] = {}
@@ -31,6 +30,7 @@ class GraphBuilder:
         self._tapes = [ir.tape.Tape()]
         self._top: dict[tuple[Any, ...], ir.Value] = {}
         self._count = 0
+        self._opsets = {"": OPSET}
 
     def input(self, name: str, shape: Sequence[int | str], dtype: ir.DataType | None = None) -> ir.Value:
         """A graph input; float of the graph's precision unless `dtype` is given."""
@@ -43,12 +43,14 @@ class GraphBuilder:
         value.name, value.dtype, value.shape = name, dtype or self.float, ir.Shape(shape)
         self.outputs.append(value)
 
-    def op(self, kind: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+    def op(self, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
         """One node with one output; absent inputs at the end are left out, as some parsers do not take empty names."""
         while inputs and inputs[-1] is None:
             inputs = inputs[:-1]
-        value = self._tapes[-1].op(kind, inputs, attributes or None)
+        value = self._tapes[-1].op(kind, inputs, attributes or None, domain=domain)
         value.name = self._unique(kind)
+        if domain:
+            self._opsets[domain] = 1
         return value
 
     def split(self, value: ir.Value, count: int) -> Sequence[ir.Value]:
@@ -81,18 +83,30 @@ class GraphBuilder:
             )
         return self._constants[key]
 
-    def external(self, name: str, file: Path, info: TensorInfo, start: int = 0, stop: int | None = None) -> ir.Value:
+    def external(
+        self,
+        name: str,
+        file: Path,
+        info: TensorInfo,
+        start: int = 0,
+        stop: int | None = None,
+        row: Sequence[int] | None = None,
+    ) -> ir.Value:
         """Rows `start:stop` of a tensor in the weights file, as an initializer that refers to those bytes.
 
         It belongs to the graph that is being built: ONNX Runtime does not pre-pack what a branch of a branch takes from
         further outside.
+
+        Args:
+            name: of the initializer; asked for again, it is the same.
+            row: shape in which a row is seen, if not as it is stored.
         """
         stop = info.shape[0] if stop is None else stop
-        shape = ir.Shape((stop - start, *info.shape[1:]))
+        shape = ir.Shape((stop - start, *(info.shape[1:] if row is None else row)))
         offset, length = info.offset + start * info.row_bytes, (stop - start) * info.row_bytes
         if name not in self._weights:
             tensor = ir.ExternalTensor(
-                file.name, offset, length, STORED[info.dtype], shape=shape, name=name, base_dir=file.parent
+                file.name, offset, length, ELEMENTS[info.dtype], shape=shape, name=name, base_dir=file.parent
             )
             self._weights[name] = self._tapes[-1].initializer(tensor)
         return self._weights[name]
@@ -128,7 +142,7 @@ class GraphBuilder:
             self.outputs,
             nodes=self._tapes[0].nodes,
             initializers=[*self._constants.values(), *self._tapes[0].initializers],
-            opset_imports={"": OPSET},
+            opset_imports=self._opsets,
             name=self.name,
         )
         return ir.Model(graph, ir_version=11, producer_name="flextron_export", producer_version=__version__)

@@ -25,10 +25,16 @@ LAYOUTS = ("panels", "shared", "per-budget")
 ROUTED = "routed"
 """The layout whose graph runs a dynamic router: every token chooses its widths."""
 ALL_LAYOUTS = (*LAYOUTS, ROUTED)
-DTYPES = {"fp32": "F32", "fp16": "F16"}
-"""dtype of a bundle -> dtype name of its safetensors file."""
+DTYPES = {"fp32": "F32", "fp16": "F16", "int8": "F32", "int4": "F32"}
+"""precision of a bundle -> safetensors dtype of caches, of what is computed and of weights that are not quantised."""
+BITS = {"int8": 8, "int4": 4}
+"""precision with quantised matrices -> bits of a weight."""
+DEFAULT_DTYPES = ("fp32", "fp16")
+"""Precisions that are exported unless others are asked for."""
 
 OPSET = 24
+MICROSOFT = "com.microsoft"
+"""ONNX domain of ONNX Runtime's own operators, which graphs with quantised matrices use."""
 CACHE_NAMES = ("k", "v")
 TARGET_INPUT = "target"
 PROMPT_ROUTER = "router.onnx"
@@ -44,6 +50,15 @@ class StepShape:
     length: int
     capacity: int
     rows: int = 1
+
+
+def layouts_of(dtype: str) -> tuple[str, ...]:
+    """The layouts that a precision exists in.
+
+    ONNX Runtime's fast kernels for quantised matrices want constants, and round tokens to 8 bits, after which a router
+    chooses otherwise now and then.
+    """
+    return ("panels", "per-budget") if dtype in BITS else ALL_LAYOUTS
 
 
 def cache_names(architecture: Architecture) -> list[str]:

@@ -15,8 +15,10 @@ from ..elastic.router import RouterRecord
 from ..elastic.safetensors import SafetensorsFile
 from ..elastic.widths import Budget, Candidates, full_budget
 from .builder import INT64, GraphBuilder
-from .contract import CACHE_NAMES, ROUTED
+from .contract import CACHE_NAMES, DTYPES, ROUTED
 from .layouts import FixedPanels, Panels, Prefix, budget_weights, input_weights
+from .matrices import matrices
+from .quantization import Quantization
 from .routed import FlatRoutedPanels, RoutedPanels
 
 
@@ -28,15 +30,17 @@ def build_graph(
     weights: SafetensorsFile,
     budget: Budget,
     router: RouterRecord | None = None,
+    quantization: Quantization | None = None,
 ) -> ir.Model:
     """Build one graph.
 
     Args:
         layout: `shared`, `panels`, `per-budget` or `routed`.
-        dtype: `fp32` or `fp16`.
+        dtype: its precision.
         weights: the bundle's weights file; only its header is read.
         budget: the budget of a `per-budget` graph; ignored otherwise.
         router: the dynamic router of a `routed` graph; its file lies beside the weights file.
+        quantization: of a precision with quantised matrices.
     """
     if layout == ROUTED:
         budget = full_budget(architecture)  # what is chosen per token narrows neither caches nor attention
@@ -54,18 +58,20 @@ def build_graph(
         for name in CACHE_NAMES
     }
     caches = {name: g.input(name, shape) for name, shape in cache_shape.items()}
+    multiply = matrices(g, quantization)
     # Nested branches are for ONNX Runtime on the CPU and flat ones for TensorRT, which has no fp32 attention.
+    nested = DTYPES[dtype] == "F32"
     if layout == "panels":
-        panels = Panels if dtype == "fp32" else FixedPanels
-        layers: Prefix = panels(g, architecture, candidates, weights)
+        panels = Panels if nested else FixedPanels
+        layers: Prefix = panels(g, architecture, candidates, weights, multiply)
     elif layout == ROUTED:
         assert router is not None
-        routed = RoutedPanels if dtype == "fp32" else FlatRoutedPanels
-        layers = routed(g, architecture, candidates, weights, router)
+        routed = RoutedPanels if nested else FlatRoutedPanels
+        layers = routed(g, architecture, candidates, weights, multiply, router)
     elif layout == "shared":
-        layers = Prefix(g, architecture, input_weights(g, architecture))
+        layers = Prefix(g, architecture, input_weights(g, architecture), multiply)
     else:
-        layers = Prefix(g, architecture, budget_weights(g, architecture, weights, budget))
+        layers = Prefix(g, architecture, budget_weights(g, architecture, weights, budget), multiply)
     logits = _forward(g, architecture, layers, tokens, caches, budget if fixed else None)
     g.output(logits, "logits", ("N", architecture.vocab_size), ir.DataType.FLOAT)
     for name, shape in cache_shape.items():
@@ -105,7 +111,7 @@ def _forward(
         return g.op("Flatten", g.op("Transpose", x, perm=[0, 2, 1, 3]), axis=2)
 
     def look_up(table: str, indices: ir.Value) -> ir.Value:  # [B, S] -> [T, hidden]
-        return g.op("Gather", layers.weight(table), g.op("Reshape", indices, g.constant([-1])))
+        return layers.look_up(table, g.op("Reshape", indices, g.constant([-1])))
 
     x = look_up("embedding", tokens["ids"])
     if a.rope is None:
@@ -128,8 +134,7 @@ def _forward(
         x = layers.attention_output(i, join(attended), x)
         x = layers.ffn(i, norm(x, f"layers.{i}.ffn_norm"), x)
     last = norm(g.op("Gather", x, tokens["rows"], axis=0), "norm")  # the LM head runs only where asked
-    logits = g.op("Gemm", last, layers.weight("embedding" if a.tied else "lm_head"), transB=1)
-    return g.op("Cast", logits, to=ir.DataType.FLOAT)
+    return g.op("Cast", layers.logits(last), to=ir.DataType.FLOAT)
 
 
 def _mask(g: GraphBuilder, positions: ir.Value, cache: ir.Value, window: int) -> ir.Value:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -21,17 +21,39 @@ from ..elastic.safetensors import SafetensorsFile
 from ..elastic.tensors import PROJECTIONS, rows, tensor_specs
 from ..elastic.widths import Budget, Candidates, LayerWidth
 from .builder import INT64, GraphBuilder
+from .matrices import FloatMatrices, Matrices, Part
+from .quantization import SCALE
 
-Weight = Callable[[str], ir.Value]
 Values = tuple[ir.Value, ...]
 State = TypeVar("State")
+
+
+class Weight(Protocol):
+    """Where the weights of a graph come from."""
+
+    def __call__(self, name: str, row: tuple[int, ...] | None = None) -> ir.Value:
+        """The tensor of that name, as much of it as the layout uses, its rows seen in the shape `row` if given."""
 
 
 class Prefix:
     """Elastic layers over one weight each, whatever its number of rows."""
 
-    def __init__(self, g: GraphBuilder, architecture: Architecture, weight: Weight) -> None:
-        self.g, self.a, self.weight = g, architecture, weight
+    def __init__(self, g: GraphBuilder, architecture: Architecture, weight: Weight, matrices: Matrices) -> None:
+        self.g, self.a, self.weight, self.matrices = g, architecture, weight, matrices
+
+    def whole(self, name: str) -> Part:
+        """A matrix, as much of it as the layout uses."""
+        return lambda suffix="", row=None: self.weight(name + suffix, row)
+
+    def look_up(self, name: str, indices: ir.Value) -> ir.Value:
+        """Rows of an embedding, [T] -> [T, hidden]."""
+        # Learned positions are few, and stay floats.
+        matrices = self.matrices if name == "embedding" else FloatMatrices(self.g)
+        return matrices.rows(self.whole(name), indices)
+
+    def logits(self, x: ir.Value) -> ir.Value:
+        """The LM head: [N, hidden] -> [N, vocab]."""
+        return self.matrices.project(x, self.whole("embedding" if self.a.tied else "lm_head"), None)
 
     def query_key_value(self, i: int, x: ir.Value) -> tuple[ir.Value, ...]:
         """Projections of the normed tokens [T, hidden] -> q [T, heads x head_dim], k and v [T, groups x head_dim]."""
@@ -39,16 +61,16 @@ class Prefix:
 
     def attention_output(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
         """residual + output projection of the attended heads [T, heads x head_dim] -> [T, hidden]."""
-        return self.g.op("Gemm", x, self.weight(f"layers.{i}.o"), self.biased(residual, i, "o"))
+        return self.matrices.accumulate(x, self.whole(f"layers.{i}.o"), self.biased(residual, i, "o"))
 
     def ffn(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
         """residual + down(activation(gate x) * up x), or down(activation(up x)), tokens [T, hidden] -> [T, hidden]."""
         inner = self.inner(lambda name: self.linear(i, name, x))
-        return self.g.op("Gemm", inner, self.weight(f"layers.{i}.down"), self.biased(residual, i, "down"))
+        return self.matrices.accumulate(inner, self.whole(f"layers.{i}.down"), self.biased(residual, i, "down"))
 
     def linear(self, i: int, name: str, x: ir.Value) -> ir.Value:
         bias = self.weight(f"layers.{i}.{name}_bias") if self.a.biased(name) else None
-        return self.g.op("Gemm", x, self.weight(f"layers.{i}.{name}"), bias, transB=1)
+        return self.matrices.project(x, self.whole(f"layers.{i}.{name}"), bias)
 
     def biased(self, residual: ir.Value, i: int, name: str) -> ir.Value:
         return self.g.op("Add", residual, self.weight(f"layers.{i}.{name}_bias")) if self.a.biased(name) else residual
@@ -76,9 +98,14 @@ class Panels(Prefix):
     """
 
     def __init__(
-        self, g: GraphBuilder, architecture: Architecture, candidates: Candidates, weights: SafetensorsFile
+        self,
+        g: GraphBuilder,
+        architecture: Architecture,
+        candidates: Candidates,
+        weights: SafetensorsFile,
+        matrices: Matrices,
     ) -> None:
-        super().__init__(g, architecture, file_weights(g, weights))
+        super().__init__(g, architecture, file_weights(g, weights), matrices)
         self.candidates, self.file = candidates, weights
         self.prepare()
 
@@ -136,7 +163,7 @@ class Panels(Prefix):
         def panel(b: int, before: ir.Value) -> ir.Value:
             start, stop = self.span(f"layers.{i}.o", b)
             part = self.g.op("Slice", x, self.g.constant([start]), self.g.constant([stop]), self.g.constant([1]))
-            return self.g.op("Gemm", self.masked("groups", b, part), self.panel(f"layers.{i}.o", b), before)
+            return self.matrices.accumulate(self.masked("groups", b, part), self.panel(f"layers.{i}.o", b), before)
 
         start = self.biased(residual, i, "o")
         return self.nest("groups", i, panel, start, lambda y: (y,))[0]
@@ -144,7 +171,7 @@ class Panels(Prefix):
     def ffn(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
         def panel(b: int, before: ir.Value) -> ir.Value:
             inner = self.inner(lambda name: self.panel_linear(i, name, x, b))
-            return self.g.op("Gemm", self.masked("neurons", b, inner), self.panel(f"layers.{i}.down", b), before)
+            return self.matrices.accumulate(self.masked("neurons", b, inner), self.panel(f"layers.{i}.down", b), before)
 
         start = self.biased(residual, i, "down")
         return self.nest("neurons", i, panel, start, lambda y: (y,))[0]
@@ -164,20 +191,26 @@ class Panels(Prefix):
         return after(1, before)
 
     def panel_linear(self, i: int, name: str, x: ir.Value, b: int) -> ir.Value:
-        bias = self.panel(f"layers.{i}.{name}", b, "_bias") if self.a.biased(name) else None
-        return self.g.op("Gemm", x, self.panel(f"layers.{i}.{name}", b), bias, transB=1)
+        panel = self.panel(f"layers.{i}.{name}", b)
+        return self.matrices.project(x, panel, panel("_bias") if self.a.biased(name) else None)
 
-    def panel(self, name: str, b: int, suffix: str = "") -> ir.Value:
-        start, stop = self.span(name, b)
-        return self.g.external(
-            f"{name}{suffix}.panel{b}", self.file.path, self.file.tensors[name + suffix], start, stop
-        )
+    def panel(self, name: str, b: int) -> Part:
+        """Panel b of a matrix, of its bias and of its scales."""
+
+        def part(suffix: str = "", row: tuple[int, ...] | None = None) -> ir.Value:
+            info = self.file.tensors[name + suffix]
+            start, stop = self.span(name, b)
+            # A row of integers may hold a whole group of inputs.
+            of = self.span(name, -1)[1] // info.shape[0]
+            return self.g.external(f"{name}{suffix}.panel{b}", self.file.path, info, start // of, stop // of, row)
+
+        return part
 
     def span(self, name: str, b: int) -> tuple[int, int]:
         """Rows of panel b of an elastic tensor."""
         kind = PROJECTIONS[name.rsplit(".", 1)[-1]]
         values = self.candidates.neurons if kind == "neurons" else self.candidates.groups
-        start, stop = (rows(self.a, kind, LayerWidth(n, n)) for n in (values[b - 1] if b else 0, values[b]))
+        start, stop = (rows(self.a, kind, LayerWidth(n, n)) for n in (values[b - 1] if b > 0 else 0, values[b]))
         return start, stop
 
     def zeros(self, like: ir.Value, columns: ir.Value) -> ir.Value:
@@ -240,13 +273,19 @@ class FixedPanels(FlatPanels):
 
 def file_weights(g: GraphBuilder, weights: SafetensorsFile) -> Weight:
     """Weights as whole tensors of the weights file."""
-    return lambda name: g.external(name, weights.path, weights.tensors[name])
+    return lambda name, row=None: g.external(_seen(name, row), weights.path, weights.tensors[name], row=row)
 
 
 def budget_weights(g: GraphBuilder, architecture: Architecture, weights: SafetensorsFile, budget: Budget) -> Weight:
     """Weights as the prefixes that a budget uses."""
-    count = {spec.name: spec.active(architecture, budget.layers)[0] for spec in tensor_specs(architecture)}
-    return lambda name: g.external(name, weights.path, weights.tensors[name], 0, count[name])
+    specs = {spec.name: spec for spec in tensor_specs(architecture)}
+
+    def weight(name: str, row: tuple[int, ...] | None = None) -> ir.Value:
+        spec, info = specs[name.removesuffix(SCALE)], weights.tensors[name]
+        count = spec.active(architecture, budget.layers)[0] * info.shape[0] // spec.shape[0]
+        return g.external(_seen(name, row), weights.path, info, 0, count, row)
+
+    return weight
 
 
 def input_weights(g: GraphBuilder, architecture: Architecture) -> Weight:
@@ -255,4 +294,9 @@ def input_weights(g: GraphBuilder, architecture: Architecture) -> Weight:
     for spec in tensor_specs(architecture):
         rows_name: list[int | str] = [f"{spec.rows}_{spec.layer}"] if spec.rows else [spec.shape[0]]
         inputs[spec.name] = g.input(spec.name, [*rows_name, *spec.shape[1:]])
-    return inputs.__getitem__
+    return lambda name, row=None: inputs[name]
+
+
+def _seen(name: str, row: tuple[int, ...] | None) -> str:
+    """Name of a tensor that is seen in a shape of its own."""
+    return name if row is None else f"{name}.rows"

@@ -17,6 +17,7 @@ from ..elastic.widths import Candidates
 from .builder import INT64, GraphBuilder
 from .contract import TARGET_INPUT, choice_name
 from .layouts import FlatPanels, Panels, Values
+from .matrices import Matrices
 
 
 class RoutedPanels(Panels):
@@ -32,10 +33,11 @@ class RoutedPanels(Panels):
         architecture: Architecture,
         candidates: Candidates,
         weights: SafetensorsFile,
+        matrices: Matrices,
         router: RouterRecord,
     ) -> None:
         self.record, self.networks = router, SafetensorsFile(weights.path.with_name(FILE))
-        super().__init__(g, architecture, candidates, weights)
+        super().__init__(g, architecture, candidates, weights, matrices)
 
     def prepare(self) -> None:
         g, targets = self.g, len(self.record.targets)

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..bundle.manifest import Bundle
-from ..elastic.safetensors import numpy_dtype
-from ..elastic.tensors import tensor_specs
+from ..bundle.memory import cache_bytes, weight_bytes
 from ..elastic.widths import Budget
 from ..errors import InputError
-from ..graph.contract import DTYPES, cache_shapes
 from ..progress import Track, silent
 from ..targets.session import Session
 from ..version import __version__
@@ -107,11 +105,10 @@ def measure(
     stages += [(run.first_token, n, max(repeats // 12, LEAST_REPEATS)) for n in prompt_lengths]
     results = [stage(tokens, count) for stage, tokens, count in track(stages, "measuring budgets")]
     decode, first = results[: len(contexts)], results[len(contexts) :]
-    size = numpy_dtype(DTYPES[opening.dtype]).itemsize
     costs = {}
     for i, budget in enumerate(budgets):
-        reads = sum(int(np.prod(s.active(architecture, budget.layers))) for s in tensor_specs(architecture)) * size
-        cache = sum(int(np.prod(s)) for s in cache_shapes(architecture, budget, 1, 1).values()) * size
+        reads = weight_bytes(bundle, opening.dtype, budget)
+        cache = cache_bytes(bundle, opening.dtype, budget, 1)
         timings = tuple(stage[i] for stage in decode), tuple(stage[i] for stage in first)
         costs[budget.name] = BudgetCost(budget.parameters(architecture), *timings, max(run.private[i], reads), cache)
     load += [os.getloadavg()[0]] if load else []

@@ -17,7 +17,7 @@ from ..elastic.safetensors import numpy_dtype
 from ..elastic.widths import Budget
 from ..errors import InputError, MissingDependencyError, TargetError
 from ..files import write_json
-from ..graph.contract import DTYPES, ROUTED, cache_names, cache_shapes, choices, weight_shapes
+from ..graph.contract import BITS, DTYPES, ROUTED, cache_names, cache_shapes, choices, weight_shapes
 from ..progress import Track, silent
 from ..version import __version__
 from . import settle
@@ -119,6 +119,12 @@ def open_session(
     """
     if layout is None or dtype is None:
         layout, dtype = settle(NAME, bundle, layout, dtype)
+    if low_memory and dtype in BITS:
+        raise TargetError(
+            f"Precision {dtype} does not run with its weights left in the mapped file.",
+            cause="ONNX Runtime multiplies them fast only as it rearranges them: else a token takes 100 times as long",
+            fix=f"run without low memory: {dtype} is small; or use fp32, which runs in either way",
+        )
     return OnnxRuntimeSession(bundle, layout, dtype, threads or usable_cores(), low_memory)
 
 

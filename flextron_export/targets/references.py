@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bundle.golden import Reference
+from ..bundle.manifest import Bundle
 from ..elastic.checkpoint import ElasticCheckpoint
+from ..elastic.model import load_model
 from ..elastic.router import RoutedBudget
+from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget
-from ..errors import VerificationError
+from ..errors import VerificationError, problems
+from ..graph.quantization import SCALE
 from ..progress import Track, silent
 from .verify import BATCH, LENGTH, PROMPT, TOLERANCE
 
@@ -19,10 +23,62 @@ if TYPE_CHECKING:
     import torch
 
 
+LOST = {"int8": 2e-2, "int4": 0.25}
+"""Largest allowed norm of what rounding took from a matrix, relative to the norm of the matrix."""
+
+
 def torch_references(
-    source: ElasticCheckpoint, budgets: Sequence[Budget], track: Track = silent, *, seed: int = 0
+    bundle: Bundle, source: ElasticCheckpoint, track: Track = silent
+) -> dict[str, dict[str, Reference]]:
+    """What every budget of a bundle must compute: precision -> budget -> reference.
+
+    The reference is the float32 model; where matrices are quantised, with the weights as they are stored.
+
+    Raises:
+        VerificationError: the checkpoint's widths do not mean what they should, or rounding lost too much.
+    """
+    found: dict[str, dict[str, Reference]] = {}
+    exact: dict[str, Reference] = {}
+    for dtype in bundle.dtypes:
+        if dtype in bundle.quantization:
+            found[dtype] = budget_references(load_as_stored(bundle, dtype, source), source, bundle.all_budgets, track)
+        else:
+            exact = exact or budget_references(load_model(source.path), source, bundle.all_budgets, track)
+            found[dtype] = exact
+    return found
+
+
+def load_as_stored(bundle: Bundle, dtype: str, source: ElasticCheckpoint) -> Any:
+    """The torch model of a checkpoint, float32, its quantised matrices as a bundle has them in a precision.
+
+    Raises:
+        VerificationError: they are not those of the checkpoint, to the rounding.
+    """
+    import torch
+
+    model = load_model(source.path)
+    if (quantization := bundle.quantization.get(dtype)) is None:
+        return model
+    weights, parameters = bundle.weights(dtype), dict(model.named_parameters())
+    found = []
+    for spec in tensor_specs(bundle.architecture):
+        if not quantization.quantizes(spec):
+            continue
+        stored = torch.from_numpy(quantization.decode(spec, weights[spec.name], weights[spec.name + SCALE]))
+        with torch.no_grad():
+            exact = spec.take(parameters[spec.source])
+            lost = float((stored - exact).norm() / exact.norm().clamp_min(1e-30))
+            exact.copy_(stored)
+        if not lost <= LOST[dtype]:
+            found.append(f"{spec.name} differs by {lost:.0%} (allowed {LOST[dtype]:.0%})")
+    problems(VerificationError, f"the matrices in {dtype} are not those of the checkpoint", found[:4])
+    return model
+
+
+def budget_references(
+    model: Any, source: ElasticCheckpoint, budgets: Sequence[Budget], track: Track = silent, *, seed: int = 0
 ) -> dict[str, Reference]:
-    """Run the torch model of every budget: greedy continuations of random prompts, and logits at every position.
+    """Run a torch model at every budget: greedy continuations of random prompts, and logits at every position.
 
     A budget's model is sliced; that of a router at a target is masked, token by token, as it chooses.
 
@@ -31,9 +87,8 @@ def torch_references(
     """
     import torch
 
-    from ..elastic.model import load_model, masked, narrowed
+    from ..elastic.model import masked, narrowed
 
-    model = load_model(source.path)
     prompts = np.random.default_rng(seed).integers(0, source.architecture.vocab_size, (BATCH, PROMPT))
     found = {}
     with torch.inference_mode():

@@ -23,7 +23,7 @@ from ..files import sha256
 from ..graph.contract import ROUTED
 from ..progress import Track, silent
 
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "int8": 5e-2, "int4": 5e-2}
 """Largest allowed difference of a logit, relative to the largest absolute logit of the reference."""
 
 BATCH, PROMPT, LENGTH = 3, 12, 24
@@ -73,17 +73,17 @@ def verify(bundle: str | Path, *, checkpoint: str | Path | None = None, track: T
         )
     from .references import torch_references
 
-    return verify_bundle(opened, torch_references(source, opened.all_budgets, track), source, track=track)
+    return verify_bundle(opened, torch_references(opened, source, track), source, track=track)
 
 
 def verify_bundle(
     bundle: Bundle,
-    references: Mapping[str, Reference] | None = None,
+    references: Mapping[str, Mapping[str, Reference]] | None = None,
     source: ElasticCheckpoint | None = None,
     *,
     track: Track = silent,
 ) -> list[Check]:
-    """Compare every graph with the references, or with the stored golden outputs if None.
+    """Compare every graph with the references of its precision, or with the stored golden outputs if None.
 
     Args:
         source: the checkpoint, if torch is to make the choices of layout `routed` again; see `verify_choices`.
@@ -97,7 +97,7 @@ def verify_bundle(
     for layout, dtype in track(
         [(layout, dtype) for dtype, names in bundle.layouts.items() for layout in names], "verifying"
     ):
-        expected = read_golden(bundle, dtype) if references is None else references
+        expected = read_golden(bundle, dtype) if references is None else references[dtype]
         session = open_session(bundle, layout=layout, dtype=dtype)
         for budget in bundle.budgets_of(layout):
             for mode, step in MODES.items():

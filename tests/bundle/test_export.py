@@ -84,13 +84,13 @@ def test_only_what_is_asked_for_is_exported(checkpoint: ElasticCheckpoint, tmp_p
             InputError,
             r"unknown layout 'magic' \(known: panels, shared, per-budget, routed\)",
         ),
-        ({"dtypes": ["fp8"]}, InputError, "unknown dtype 'fp8'"),
+        ({"dtypes": ["fp12"]}, InputError, "unknown dtype 'fp12'"),
         ({"layouts": []}, InputError, "no layout was given"),
         ({"dtypes": []}, InputError, "no dtype was given"),
         ({"layouts": ["panels", "panels"]}, InputError, "layout panels was given twice"),
         ({"budgets": ["full", "full"]}, InputError, "budget full was given twice"),
         ({"budgets": ["p99"]}, CheckpointError, "no budget 'p99'"),
-        ({"layouts": ["magic"], "dtypes": ["fp8"]}, InputError, "magic.*fp8"),
+        ({"layouts": ["magic"], "dtypes": ["fp12"]}, InputError, "magic.*fp12"),
     ],
 )
 def test_choices_that_make_no_sense_are_refused(

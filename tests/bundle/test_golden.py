@@ -13,11 +13,12 @@ import pytest
 from flextron_export.bundle.golden import SAMPLED, golden_file, read_golden
 from flextron_export.bundle.manifest import Bundle, FileRecord
 from flextron_export.elastic.checkpoint import ElasticCheckpoint
+from flextron_export.elastic.model import load_model
 from flextron_export.errors import BundleError
 from flextron_export.exporting import export
 from flextron_export.graph.contract import LAYOUTS
 from flextron_export.targets.onnxruntime_cpu import open_session
-from flextron_export.targets.references import torch_references
+from flextron_export.targets.references import budget_references
 from flextron_export.targets.verify import BATCH, LENGTH, PROMPT, verify
 from tests.elastic_models import elastic_model
 
@@ -49,7 +50,7 @@ def test_every_graph_continues_the_prompt_with_the_tokens_checked_in(untied: Bun
 
 
 def test_stored_references_are_those_of_the_torch_model(whole: Bundle, checkpoint: ElasticCheckpoint) -> None:
-    expected = torch_references(checkpoint, whole.budgets)
+    expected = budget_references(load_model(checkpoint.path), checkpoint, whole.budgets)
     for dtype in whole.dtypes:
         for name, stored in read_golden(whole, dtype).items():
             wanted = expected[name]

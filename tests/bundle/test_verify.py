@@ -126,7 +126,7 @@ def test_one_wrong_budget_among_right_ones_is_named(whole: Bundle) -> None:
     wrong[-1, -1, 0] += 3e-4 * expected["crossed"].scale
     expected["crossed"] = dataclasses.replace(expected["crossed"], logits=wrong)
     with pytest.raises(VerificationError, match=r"6 of 24 checks failed; the worst: budget crossed, panels fp32"):
-        verify_bundle(one, expected)
+        verify_bundle(one, {"fp32": expected})
 
 
 def test_a_nan_does_not_pass(whole: Bundle) -> None:
@@ -137,7 +137,7 @@ def test_a_nan_does_not_pass(whole: Bundle) -> None:
     wrong = np.full_like(expected["small"].logits, np.nan)
     expected["small"] = dataclasses.replace(expected["small"], logits=wrong)
     with pytest.raises(VerificationError, match="budget small"):
-        verify_bundle(one, expected)
+        verify_bundle(one, {"fp32": expected})
 
 
 def test_another_checkpoint_is_refused(whole: Bundle, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from flextron_export.runtime.calibrate import calibrate
 from flextron_export.runtime.runner import Runner
 from flextron_export.runtime.table import BudgetCost, LatencyTable, Timing
 from flextron_export.targets.onnxruntime_cpu import open_session
-from flextron_export.targets.references import torch_references
+from flextron_export.targets.references import budget_references
 from flextron_export.targets.verify import BATCH, LENGTH, MODES, TOLERANCE, run_in_steps, verify, verify_bundle
 from flextron_export.targets.verify_choices import choice_checks
 from flextron_export.training.routers import Routers, one_hot
@@ -102,7 +102,7 @@ def test_a_graph_whose_choices_are_swapped_is_noticed(grouped: Exported, tmp_pat
     node = next(n for n in model.graph.node if n.op_type == "ArgMax")
     node.op_type = "ArgMin"
     path.write_bytes(model.SerializeToString())
-    references = torch_references(grouped.checkpoint, bundle.budgets_of("routed"))
+    references = budget_references(load_model(grouped.checkpoint.path), grouped.checkpoint, bundle.budgets_of("routed"))
     ids = {name: reference.ids for name, reference in references.items()}
     checks = choice_checks(bundle, grouped.checkpoint, "fp16", ids, TOLERANCE["fp16"])
     # The rest of the graph is right, and computes what torch does with these choices.

@@ -1,9 +1,11 @@
 #include "arguments.h"
 
+#include <array>
 #include <charconv>
 #include <functional>
 #include <map>
 #include <string_view>
+#include <utility>
 
 namespace
 {
@@ -20,13 +22,13 @@ Number number(std::string_view text, std::string_view name)
     return value;
 }
 
-std::vector<std::int64_t> idList(std::string_view text)
+std::vector<std::int64_t> integers(std::string_view text, std::string_view name)
 {
     std::vector<std::int64_t> ids;
     while (true)
     {
         auto const comma = text.find(',');
-        ids.push_back(number<std::int64_t>(text.substr(0, comma), "--ids"));
+        ids.push_back(number<std::int64_t>(text.substr(0, comma), name));
         if (comma == std::string_view::npos)
         {
             return ids;
@@ -43,9 +45,28 @@ Setter into(Number& target, std::string_view name)
     return [&target, name](std::string const& value) { target = number<Number>(value, name); };
 }
 
+Setter into(std::vector<std::int64_t>& target, std::string_view name)
+{
+    return [&target, name](std::string const& value) { target = integers(value, name); };
+}
+
 Setter into(std::string& target)
 {
     return [&target](std::string const& value) { target = value; };
+}
+
+std::int32_t calibrationMode(std::string const& name)
+{
+    constexpr std::array kModes{std::pair("auto", FLEXTRON_CALIBRATE_AUTO), std::pair("never", FLEXTRON_CALIBRATE_NEVER),
+        std::pair("always", FLEXTRON_CALIBRATE_ALWAYS)};
+    for (auto const& [mode, value] : kModes)
+    {
+        if (name == mode)
+        {
+            return value;
+        }
+    }
+    throw UsageError("--calibration: '" + name + "' is none of auto, never, always.");
 }
 
 char const* orNull(std::string const& text) noexcept
@@ -67,18 +88,34 @@ FlextronOptions Arguments::filledOptions() const
     return filled;
 }
 
+FlextronCalibration Arguments::filledCalibration() const
+{
+    auto filled = calibration;
+    filled.contexts = contexts.empty() ? nullptr : contexts.data();
+    filled.contextCount = contexts.size();
+    filled.promptLengths = promptLengths.empty() ? nullptr : promptLengths.data();
+    filled.promptLengthCount = promptLengths.size();
+    return filled;
+}
+
 Arguments parseArguments(std::vector<std::string> const& words)
 {
     Arguments found;
     flextronDefaultOptions(&found.options);
+    flextronDefaultCalibration(&found.calibration);
     flextronDefaultGeneration(&found.generation);
     std::map<std::string, Setter> const valued{
-        {"--ids", [&found](std::string const& value) { found.ids = idList(value); }},
+        {"--ids", into(found.ids, "--ids")},
         {"--latency-target", into(found.latencyTarget)},
         {"--budget", into(found.budget)},
         {"--layout", into(found.layout)},
         {"--dtype", into(found.dtype)},
         {"--table", into(found.table)},
+        {"--calibration",
+            [&found](std::string const& value) { found.options.calibration = calibrationMode(value); }},
+        {"--contexts", into(found.contexts, "--contexts")},
+        {"--prompt-lengths", into(found.promptLengths, "--prompt-lengths")},
+        {"--repeats", into(found.calibration.repeats, "--repeats")},
         {"--onnxruntime", into(found.onnxruntime)},
         {"--threads", into(found.options.threads, "--threads")},
         {"--chunk", into(found.options.chunk, "--chunk")},
@@ -91,6 +128,7 @@ Arguments parseArguments(std::vector<std::string> const& words)
         {"--seed", into(found.generation.seed, "--seed")},
     };
     std::map<std::string, std::function<void()>> const flags{
+        {"--calibrate", [&found] { found.calibrate = true; }},
         {"--json", [&found] { found.json = true; }},
         {"--help", [&found] { found.help = true; }},
         {"--best-effort", [&found] { found.options.bestEffort = 1; }},
@@ -124,9 +162,9 @@ Arguments parseArguments(std::vector<std::string> const& words)
             found.bundle = words[i];
         }
     }
-    if (!found.help && (found.bundle.empty() || found.ids.empty()))
+    if (!found.help && (found.bundle.empty() || (found.ids.empty() && !found.calibrate)))
     {
-        throw UsageError(found.bundle.empty() ? "The bundle is missing." : "Pass the prompt with --ids.");
+        throw UsageError(found.bundle.empty() ? "The bundle is missing." : "Pass a prompt with --ids, or --calibrate.");
     }
     return found;
 }
@@ -134,14 +172,20 @@ Arguments parseArguments(std::vector<std::string> const& words)
 char const* helpText() noexcept
 {
     return R"(Usage: flextron-run BUNDLE --ids 1,2,3 [OPTIONS]
+       flextron-run BUNDLE --calibrate [OPTIONS]
 
 Generates tokens with the best budget of BUNDLE that meets a latency target on this device. Token ids stream to
 standard output; which budget was picked and why, and the timings, go to standard error.
 
+  --calibrate            measure every budget and keep the table; then generate, if there is a prompt
+  --contexts LIST        with --calibrate: lengths at which decoding is measured (64,256,1024)
+  --prompt-lengths LIST  with --calibrate: lengths at which the first token is measured (16,128,512)
+  --repeats N            with --calibrate: decode steps per budget and length (96)
   --ids LIST             token ids of the prompt, with commas
   --latency-target TEXT  20ms (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or several
-                         with commas; needs the measurements of `flextron-export calibrate BUNDLE`
+                         with commas; this device's measurements are made if there are none
   --table FILE           select by these measurements instead
+  --calibration MODE     measure the budgets once per device (auto), never, or always (auto)
   --best-effort          if no budget meets the target, run the one that comes closest
   --budget NAME          run this budget, whatever it costs
   --max-new-tokens N     stop after that many (64)

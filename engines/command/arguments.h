@@ -26,13 +26,20 @@ struct Arguments
     std::string dtype;
     std::string table;
     std::string onnxruntime;
+    bool calibrate{}; //!< measure first
+    std::vector<std::int64_t> contexts;
+    std::vector<std::int64_t> promptLengths;
     FlextronOptions options{};
+    FlextronCalibration calibration{};
     FlextronGeneration generation{};
     bool json{};
     bool help{};
 
     //! The options with this object's strings filled in; valid as long as it lives.
     [[nodiscard]] FlextronOptions filledOptions() const;
+
+    //! Likewise.
+    [[nodiscard]] FlextronCalibration filledCalibration() const;
 };
 
 [[nodiscard]] Arguments parseArguments(std::vector<std::string> const& words);

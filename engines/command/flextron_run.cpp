@@ -77,15 +77,71 @@ void printSummary(FlextronTimings const& timings)
     std::fprintf(stderr, "\n");
 }
 
+void showProgress(std::size_t done, std::size_t total, void*)
+{
+    std::fprintf(stderr, "measuring budgets: %zu of %zu lengths\n", done, total);
+}
+
+//! Measures; says where the table is.
+FlextronStatus calibrate(FlextronRunner* runner, Arguments const& arguments)
+{
+    auto settings = arguments.filledCalibration();
+    settings.progress = showProgress;
+    char const* file = nullptr;
+    auto const status = flextronCalibrate(runner, &settings, &file);
+    if (status == FLEXTRON_OK && *file != '\0')
+    {
+        std::fprintf(stderr, "the latency table is %s\n", file);
+    }
+    return status;
+}
+
+FlextronStatus printNotes(FlextronRunner* runner)
+{
+    char const* notes = nullptr;
+    auto const status = flextronNotes(runner, &notes);
+    if (status == FLEXTRON_OK && *notes != '\0')
+    {
+        std::fprintf(stderr, "%s\n", notes);
+    }
+    return status;
+}
+
+//! Opens the bundle; if it is to be measured first, the target waits for that.
+FlextronStatus open(Arguments const& arguments, FlextronRunner** runner)
+{
+    auto options = arguments.filledOptions();
+    bool const selectLater = arguments.calibrate && arguments.budget.empty();
+    options.latencyTarget = selectLater ? nullptr : options.latencyTarget;
+    auto status = flextronOpen(arguments.bundle.c_str(), &options, runner);
+    if (status == FLEXTRON_OK && arguments.calibrate)
+    {
+        status = calibrate(*runner, arguments);
+    }
+    if (status == FLEXTRON_OK && selectLater && !arguments.latencyTarget.empty())
+    {
+        status = flextronSelect(*runner, arguments.latencyTarget.c_str());
+    }
+    return status;
+}
+
 int run(Arguments const& arguments)
 {
-    auto const options = arguments.filledOptions();
     FlextronRunner* opened = nullptr;
-    if (auto const status = flextronOpen(arguments.bundle.c_str(), &options, &opened); status != FLEXTRON_OK)
+    auto const openStatus = open(arguments, &opened);
+    std::unique_ptr<FlextronRunner, Close> const runner(opened);
+    if (openStatus != FLEXTRON_OK)
+    {
+        return report(openStatus);
+    }
+    if (auto const status = printNotes(runner.get()); status != FLEXTRON_OK)
     {
         return report(status);
     }
-    std::unique_ptr<FlextronRunner, Close> const runner(opened);
+    if (arguments.ids.empty())
+    {
+        return 0;
+    }
     char const* selection = nullptr;
     if (auto const status = flextronSelection(runner.get(), &selection); status != FLEXTRON_OK)
     {

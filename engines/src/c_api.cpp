@@ -3,6 +3,7 @@
 
 #include "error.h"
 #include "runner.h"
+#include "sequence.h"
 #include "timings.h"
 
 #include <algorithm>
@@ -23,6 +24,8 @@ struct FlextronRunner
     flextron::Runner runner;
     std::string selection;
     std::string explanation;
+    std::string file;
+    std::string notes;
 };
 
 namespace
@@ -105,6 +108,38 @@ Struct completed(Struct const* given, void (*fill)(Struct*))
     return value;
 }
 
+flextron::CalibrationMode calibrationMode(std::int32_t mode)
+{
+    switch (mode)
+    {
+    case FLEXTRON_CALIBRATE_AUTO: return flextron::CalibrationMode::kAuto;
+    case FLEXTRON_CALIBRATE_NEVER: return flextron::CalibrationMode::kNever;
+    case FLEXTRON_CALIBRATE_ALWAYS: return flextron::CalibrationMode::kAlways;
+    default: throw flextron::inputError(std::to_string(mode) + " is no calibration mode.");
+    }
+}
+
+flextron::CalibrationOptions calibrationOptions(FlextronCalibration const& given)
+{
+    flextron::CalibrationOptions options;
+    if (given.contexts != nullptr)
+    {
+        options.contexts.assign(given.contexts, given.contexts + given.contextCount);
+    }
+    if (given.promptLengths != nullptr)
+    {
+        options.promptLengths.assign(given.promptLengths, given.promptLengths + given.promptLengthCount);
+    }
+    options.repeats = given.repeats;
+    options.maxSeconds = given.maxSeconds;
+    if (given.progress != nullptr)
+    {
+        options.progress
+            = [progress = given.progress, user = given.user](std::size_t done, std::size_t total) { progress(done, total, user); };
+    }
+    return options;
+}
+
 flextron::RunnerOptions runnerOptions(FlextronOptions const& given)
 {
     flextron::RunnerOptions options;
@@ -123,6 +158,7 @@ flextron::RunnerOptions runnerOptions(FlextronOptions const& given)
     options.bestEffort = given.bestEffort != 0;
     options.lowMemory = given.lowMemory != 0;
     options.skipHashes = given.skipHashes != 0;
+    options.calibration = calibrationMode(given.calibration);
     return options;
 }
 
@@ -147,10 +183,9 @@ void flextronDefaultOptions(FlextronOptions* options)
 {
     if (options != nullptr)
     {
-        constexpr std::int32_t kChunk = 256;
         *options = {};
         options->structSize = sizeof(FlextronOptions);
-        options->chunk = kChunk;
+        options->chunk = flextron::kChunk;
     }
 }
 
@@ -164,6 +199,17 @@ void flextronDefaultGeneration(FlextronGeneration* generation)
         generation->maxNewTokens = kTokens;
         generation->topP = 1;
         generation->repetitionPenalty = 1;
+    }
+}
+
+void flextronDefaultCalibration(FlextronCalibration* calibration)
+{
+    if (calibration != nullptr)
+    {
+        *calibration = {};
+        calibration->structSize = sizeof(FlextronCalibration);
+        calibration->repeats = flextron::kRepeats;
+        calibration->maxSeconds = flextron::kMaxSeconds;
     }
 }
 
@@ -232,6 +278,33 @@ FlextronStatus flextronExplanation(FlextronRunner* runner, char const** text)
         });
 }
 
+FlextronStatus flextronCalibrate(FlextronRunner* runner, FlextronCalibration const* calibration, char const** file)
+{
+    return guarded(
+        [&]
+        {
+            require(runner != nullptr, "The runner");
+            auto const given = completed(calibration, flextronDefaultCalibration);
+            runner->file = runner->runner.calibrate(calibrationOptions(given)).string();
+            if (file != nullptr)
+            {
+                *file = runner->file.c_str();
+            }
+        });
+}
+
+FlextronStatus flextronNotes(FlextronRunner* runner, char const** text)
+{
+    return guarded(
+        [&]
+        {
+            require(runner != nullptr, "The runner");
+            require(text != nullptr, "The place for the text");
+            runner->notes = flextron::join(runner->runner.notes(), "\n");
+            *text = runner->notes.c_str();
+        });
+}
+
 FlextronStatus flextronGenerate(FlextronRunner* runner, int64_t const* prompt, size_t promptSize,
     FlextronGeneration const* generation, FlextronTokenCallback callback, void* user, FlextronTimings* timings)
 {
@@ -242,7 +315,8 @@ FlextronStatus flextronGenerate(FlextronRunner* runner, int64_t const* prompt, s
             require(prompt != nullptr || promptSize == 0, "The prompt");
             auto const given = completed(generation, flextronDefaultGeneration);
             flextron::GenerationOptions const options{
-                given.maxNewTokens, {given.temperature, given.topK, given.topP, given.minP, given.repetitionPenalty}, given.seed, given.ignoreEos != 0};
+                given.maxNewTokens, {given.temperature, given.topK, given.topP, given.minP, given.repetitionPenalty},
+                given.seed, given.ignoreEos != 0};
             auto const receive
                 = [&](std::int64_t token) { return callback == nullptr || callback(token, user) == 0; };
             auto const taken = runner->runner.generate({prompt, promptSize}, options, receive);

@@ -1,5 +1,6 @@
 #include "latency_store.h"
 
+#include "atomic_file.h"
 #include "device.h"
 #include "error.h"
 #include "json.h"
@@ -8,6 +9,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <set>
+#include <system_error>
 
 namespace flextron
 {
@@ -56,12 +58,22 @@ std::filesystem::path cacheFile(std::string const& content, std::string const& n
     return base / "flextron-export" / "latency" / (content.substr(0, kPrefix) + "." + name);
 }
 
-std::string describe(Setup const& setup)
+std::string fileName(Setup const& setup, std::string const& device)
 {
-    return setup.target + ", " + setup.layout + ", " + setup.dtype;
+    return device + "." + setup.target + "." + setup.layout + "." + setup.dtype + ".json";
+}
+
+std::filesystem::path bundleFile(Bundle const& bundle, std::string const& name)
+{
+    return bundle.path() / "latency" / name;
 }
 
 } // namespace
+
+std::string Setup::text() const
+{
+    return target + ", " + layout + ", " + dtype;
+}
 
 std::string contentHash(Bundle const& bundle, Setup const& setup)
 {
@@ -87,37 +99,44 @@ std::string contentHash(Bundle const& bundle, Setup const& setup)
     return sha256(pythonJson(Json::array({files, widths, plans(folder / "engine.json")})));
 }
 
-LatencyTable loadTable(Bundle const& bundle, Setup const& setup, std::string const& device)
+std::optional<LatencyTable> findTable(Bundle const& bundle, Setup const& setup, std::string const& device)
 {
-    auto const name = device + "." + setup.target + "." + setup.layout + "." + setup.dtype + ".json";
-    auto const fix = "flextron-export calibrate " + bundle.path().string();
+    auto const name = fileName(setup, device);
     auto const content = contentHash(bundle, setup);
-    auto const read = [&content](std::filesystem::path const& file)
+    for (auto const& file : {cacheFile(content, name), bundleFile(bundle, name)})
     {
-        auto table = LatencyTable::fromJson(readObject(file));
-        if (table.bundle != content)
+        try
         {
-            throw JsonError("it was measured with other weights, graphs or budgets");
+            if (auto table = LatencyTable::fromJson(readObject(file)); table.bundle == content)
+            {
+                return table;
+            }
         }
-        return table;
-    };
+        catch (JsonError const&) // usually there is none
+        {
+        }
+    }
+    return std::nullopt;
+}
+
+std::filesystem::path saveTable(Bundle const& bundle, LatencyTable const& table)
+{
+    auto const name = fileName({table.target, table.layout, table.dtype}, table.device["id"].get<std::string>());
+    auto const text = table.toJson().dump(1) + "\n";
+    auto const cached = cacheFile(table.bundle, name);
+    auto const inBundle = bundleFile(bundle, name);
     try
     {
-        return read(cacheFile(content, name));
+        writeFile(inBundle, text);
     }
-    catch (JsonError const&) // usually there is none: the bundle could be written
+    catch (std::system_error const&)
     {
+        writeFile(cached, text);
+        return cached;
     }
-    try
-    {
-        return read(bundle.path() / "latency" / name);
-    }
-    catch (JsonError const& error)
-    {
-        throw inputError(bundle.path().string() + " has no measurements of " + describe(setup)
-                + " on this device: latency/" + name + ": " + error.what() + ".",
-            fix);
-    }
+    std::error_code ignored;
+    std::filesystem::remove(cached, ignored); // it would be read first
+    return inBundle;
 }
 
 LatencyTable readTable(std::filesystem::path const& file, Bundle const& bundle, Setup const& setup)
@@ -127,8 +146,8 @@ LatencyTable readTable(std::filesystem::path const& file, Bundle const& bundle, 
         auto table = LatencyTable::fromJson(readObject(file));
         if (table.target != setup.target || table.layout != setup.layout || table.dtype != setup.dtype)
         {
-            throw JsonError("it was measured with " + describe({table.target, table.layout, table.dtype})
-                + ", but the bundle runs with " + describe(setup));
+            throw JsonError("it was measured with " + Setup{table.target, table.layout, table.dtype}.text()
+                + ", but the bundle runs with " + setup.text());
         }
         if (table.bundle != contentHash(bundle, setup))
         {

@@ -5,6 +5,7 @@
 #include "manifest.h"
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 namespace flextron
@@ -16,13 +17,23 @@ struct Setup
     std::string target;
     std::string layout;
     std::string dtype;
+
+    //! As in "onnxruntime-cpu, panels, fp32".
+    [[nodiscard]] std::string text() const;
 };
 
 //! SHA-256 over what latency depends on: weights, graphs, compiled engines, and the budgets' widths.
 [[nodiscard]] std::string contentHash(Bundle const& bundle, Setup const& setup);
 
-//! The table of a device for what the bundle holds now. Throws an Error of kind FLEXTRON_INPUT_ERROR if there is none.
-[[nodiscard]] LatencyTable loadTable(Bundle const& bundle, Setup const& setup, std::string const& device);
+//! The table of a device for what the bundle holds now; none if it is missing or damaged: measuring is the answer to
+//! either.
+[[nodiscard]] std::optional<LatencyTable> findTable(
+    Bundle const& bundle, Setup const& setup, std::string const& device);
+
+//! Writes a table into the bundle or, if the bundle cannot be written, into the user's cache directory.
+//! Throws std::system_error if neither can be written.
+//! \return where it is.
+std::filesystem::path saveTable(Bundle const& bundle, LatencyTable const& table);
 
 //! A table that the caller names. Throws an Error of kind FLEXTRON_INPUT_ERROR if it is none, or of another bundle.
 [[nodiscard]] LatencyTable readTable(

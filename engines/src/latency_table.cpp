@@ -2,14 +2,21 @@
 
 #include "capacity.h"
 #include "error.h"
+#include "number_text.h"
+#include "timings.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 namespace flextron
 {
 
 namespace
 {
+
+constexpr char const* kFormat = "flextron-latency";
+constexpr std::int64_t kVersion = 2;
 
 std::int64_t readSize(Json const& object, char const* key)
 {
@@ -21,43 +28,87 @@ std::int64_t readSize(Json const& object, char const* key)
     return size;
 }
 
-std::vector<Point> readPoints(Json const& value)
+double readTime(Json const& object, char const* key)
 {
-    std::vector<Point> points;
+    auto const time = readNumber(member(object, key), key);
+    if (!(time >= 0))
+    {
+        throw JsonError("a time is negative");
+    }
+    return time;
+}
+
+std::vector<Timing> readTimings(Json const& value)
+{
+    std::vector<Timing> timings;
     for (auto const& entry : value)
     {
-        points.push_back({readSize(entry, "tokens"), readNumber(member(entry, "p95"), "p95")});
-        if (!(points.back().p95 >= 0))
-        {
-            throw JsonError("a time is negative");
-        }
+        timings.push_back({readSize(entry, "tokens"), readSize(entry, "samples"), readTime(entry, "mean"),
+            readTime(entry, "p50"), readTime(entry, "p95"), readTime(entry, "p99")});
     }
     std::stable_sort(
-        points.begin(), points.end(), [](Point const& a, Point const& b) { return a.tokens < b.tokens; });
-    auto const same = [](Point const& a, Point const& b) { return a.tokens == b.tokens; };
-    if (std::adjacent_find(points.begin(), points.end(), same) != points.end())
+        timings.begin(), timings.end(), [](Timing const& a, Timing const& b) { return a.tokens < b.tokens; });
+    auto const same = [](Timing const& a, Timing const& b) { return a.tokens == b.tokens; };
+    if (std::adjacent_find(timings.begin(), timings.end(), same) != timings.end())
     {
         throw JsonError("a length occurs twice");
     }
-    return points;
+    return timings;
+}
+
+Json timingsJson(std::vector<Timing> const& timings)
+{
+    Json value = Json::array();
+    for (auto const& timing : timings)
+    {
+        value.push_back({{"tokens", timing.tokens}, {"samples", timing.samples}, {"mean", timing.mean},
+            {"p50", timing.p50}, {"p95", timing.p95}, {"p99", timing.p99}});
+    }
+    return value;
+}
+
+Json const& readObjectAt(Json const& value, char const* key)
+{
+    auto const& found = member(value, key);
+    if (!found.is_object())
+    {
+        throw JsonError("'" + std::string(key) + "' is no object");
+    }
+    return found;
+}
+
+//! Tenths of a microsecond are more than a clock tells.
+double rounded(double milliseconds)
+{
+    constexpr double kSteps = 1e4;
+    return std::round(milliseconds * kSteps) / kSteps;
 }
 
 } // namespace
 
-double interpolate(std::vector<Point> const& points, std::int64_t at)
+Timing Timing::of(std::int64_t tokens, std::vector<double> const& milliseconds)
 {
-    if (points.empty())
+    auto const count = milliseconds.size();
+    auto const mean
+        = std::accumulate(milliseconds.begin(), milliseconds.end(), 0.0) / static_cast<double>(count);
+    auto const at = [&milliseconds](double percent) { return rounded(percentile(milliseconds, percent)); };
+    return {tokens, static_cast<std::int64_t>(count), rounded(mean), at(50), at(95), at(99)}; // NOLINT(*-magic-numbers)
+}
+
+double interpolate(std::vector<Timing> const& timings, std::int64_t at)
+{
+    if (timings.empty())
     {
         throw inputError(
             "The latency table holds no measurement of that kind.", "flextron-export calibrate BUNDLE");
     }
-    if (at <= points.front().tokens || points.size() == 1)
+    if (at <= timings.front().tokens || timings.size() == 1)
     {
-        return points.front().p95;
+        return timings.front().p95;
     }
-    // The first point at or beyond the length; the last one if there is none.
-    auto right = std::find_if(points.begin() + 1, points.end(), [at](Point const& p) { return at <= p.tokens; });
-    bool const beyond = right == points.end();
+    // The first one at or beyond the length; the last one if there is none.
+    auto right = std::find_if(timings.begin() + 1, timings.end(), [at](Timing const& t) { return at <= t.tokens; });
+    bool const beyond = right == timings.end();
     right -= beyond ? 1 : 0;
     auto const left = right - 1;
     auto const width = static_cast<double>(right->tokens - left->tokens);
@@ -90,23 +141,67 @@ std::int64_t LatencyTable::longestContext() const noexcept
     return longest;
 }
 
+std::optional<std::string> LatencyTable::caution() const
+{
+    constexpr double kIdle = 0.5;
+    try
+    {
+        auto const& average = member(conditions, "load_average");
+        if (!average.is_array() || average.size() != 2)
+        {
+            return std::nullopt;
+        }
+        auto const cores = static_cast<double>(readInteger(member(device, "cores"), "cores"));
+        auto const threads = static_cast<double>(readInteger(member(device, "threads"), "threads"));
+        // The measuring itself is part of the load after it.
+        auto const load = std::max(readNumber(average[0], "load"), readNumber(average[1], "load") - threads);
+        if (load < cores - threads + kIdle)
+        {
+            return std::nullopt;
+        }
+        auto const date = conditions.find("date");
+        auto const when = date != conditions.end() && date->is_string() ? date->get<std::string>() : "some time ago";
+        return "This device was measured while it was busy (" + when + ", load " + fixed(load, 1) + " on "
+            + fixed(cores, 0) + " cores): times may be high.";
+    }
+    catch (JsonError const&) // the conditions are for people
+    {
+        return std::nullopt;
+    }
+}
+
+Json LatencyTable::toJson() const
+{
+    Json costs = Json::object();
+    for (auto const& [name, cost] : budgets)
+    {
+        costs[name] = {{"parameters", cost.parameters}, {"decode", timingsJson(cost.decode)},
+            {"first_token", timingsJson(cost.firstToken)}, {"weight_bytes", cost.weightBytes},
+            {"cache_bytes", cost.cacheBytes}};
+    }
+    return {{"format", kFormat}, {"version", kVersion}, {"device", device}, {"target", target}, {"layout", layout},
+        {"dtype", dtype}, {"bundle", bundle}, {"conditions", conditions}, {"budgets", costs}};
+}
+
 LatencyTable LatencyTable::fromJson(Json const& value)
 {
-    constexpr std::int64_t kVersion = 2;
-    if (readString(member(value, "format"), "format") != "flextron-latency"
+    if (readString(member(value, "format"), "format") != kFormat
         || readInteger(member(value, "version"), "version") != kVersion)
     {
-        throw JsonError("it is no flextron-latency of version " + std::to_string(kVersion));
+        throw JsonError("it is no " + std::string(kFormat) + " of version " + std::to_string(kVersion));
     }
     LatencyTable table;
+    table.device = readObjectAt(value, "device");
+    static_cast<void>(readString(member(table.device, "id"), "the device's id"));
     table.target = readString(member(value, "target"), "target");
     table.layout = readString(member(value, "layout"), "layout");
     table.dtype = readString(member(value, "dtype"), "dtype");
     table.bundle = readString(member(value, "bundle"), "bundle");
-    for (auto const& [name, cost] : member(value, "budgets").items())
+    table.conditions = value.contains("conditions") ? readObjectAt(value, "conditions") : Json::object();
+    for (auto const& [name, cost] : readObjectAt(value, "budgets").items())
     {
-        table.budgets[name] = {readSize(cost, "parameters"), readPoints(member(cost, "decode")),
-            readPoints(member(cost, "first_token")), readSize(cost, "weight_bytes"), readSize(cost, "cache_bytes")};
+        table.budgets[name] = {readSize(cost, "parameters"), readTimings(member(cost, "decode")),
+            readTimings(member(cost, "first_token")), readSize(cost, "weight_bytes"), readSize(cost, "cache_bytes")};
     }
     return table;
 }

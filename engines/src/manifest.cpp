@@ -261,6 +261,11 @@ std::string weightsFile(std::string const& dtype)
     return "weights." + dtype + ".safetensors";
 }
 
+std::int64_t elementSize(std::string const& dtype) noexcept
+{
+    return dtype == "fp16" ? 2 : 4;
+}
+
 std::string graphFile(std::string const& layout, std::string const& dtype, std::string const& budget)
 {
     return "graphs/" + layout + (layout == "per-budget" ? "." + budget : "") + "." + dtype + ".onnx";

@@ -73,6 +73,9 @@ private:
 //! Name of the weights file of a precision.
 [[nodiscard]] std::string weightsFile(std::string const& dtype);
 
+//! Bytes of one number of a precision.
+[[nodiscard]] std::int64_t elementSize(std::string const& dtype) noexcept;
+
 //! Path of a graph inside a bundle.
 [[nodiscard]] std::string graphFile(std::string const& layout, std::string const& dtype, std::string const& budget);
 

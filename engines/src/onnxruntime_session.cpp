@@ -1,8 +1,11 @@
 #include "onnxruntime_session.h"
 
 #include "error.h"
+#include "memory.h"
 #include "onnxruntime_cache.h"
 #include "tensors.h"
+
+#include <algorithm>
 
 namespace flextron
 {
@@ -13,7 +16,7 @@ OnnxRuntimeSession::OnnxRuntimeSession(
     , mBundle(bundle)
     , mSettings(std::move(settings))
     , mElement(mSettings.dtype == "fp16" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)
-    , mElementSize(mSettings.dtype == "fp16" ? 2 : 4)
+    , mElementSize(static_cast<std::size_t>(elementSize(mSettings.dtype)))
     , mHost(Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault))
 {
     if (mSettings.layout == "shared")
@@ -24,6 +27,13 @@ OnnxRuntimeSession::OnnxRuntimeSession(
     {
         static_cast<void>(session(bundle.manifest().budgets.front())); // all budgets share it
     }
+}
+
+std::int64_t OnnxRuntimeSession::memory() const
+{
+    // What a session takes from memory that the process has free already does not show as growth.
+    bool const packed = mSettings.layout == "panels" && !mSettings.lowMemory;
+    return std::max(mMemory, packed ? mBundle.manifest().files.at(weightsFile(mSettings.dtype)).bytes : 0);
 }
 
 std::unique_ptr<Cache> OnnxRuntimeSession::newCache(Budget const& budget, std::int64_t capacity)
@@ -51,7 +61,13 @@ Ort::Session& OnnxRuntimeSession::session(Budget const& budget)
         {
             options.AddConfigEntry("session.disable_prepacking", "1");
         }
+        auto const before = privateMemory();
         Ort::Session session(mLibrary->environment(), (mBundle.path() / graph).c_str(), options);
+        if (!mSettings.lowMemory)
+        {
+            dropMappedPages(mBundle.path() / weightsFile(mSettings.dtype));
+        }
+        mMemory += std::max<std::int64_t>(privateMemory() - before, 0);
         return mSessions.emplace(graph, std::move(session)).first->second;
     }
     catch (Ort::Exception const& error)

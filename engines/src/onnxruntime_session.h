@@ -33,6 +33,13 @@ public:
     OnnxRuntimeSession(
         std::shared_ptr<OnnxRuntimeLibrary> library, Bundle const& bundle, OnnxRuntimeSettings settings);
 
+    [[nodiscard]] std::int64_t maxCapacity() const noexcept override
+    {
+        return mBundle.manifest().architecture.maxPositions;
+    }
+
+    [[nodiscard]] std::int64_t memory() const override;
+
     [[nodiscard]] std::unique_ptr<Cache> newCache(Budget const& budget, std::int64_t capacity) override;
 
 private:
@@ -56,6 +63,7 @@ private:
     ONNXTensorElementDataType mElement;
     std::size_t mElementSize;
     Ort::MemoryInfo mHost{nullptr};
+    std::int64_t mMemory{}; //!< by which the process grew as it loaded graphs
     std::optional<SafetensorsFile> mWeights;
     std::map<std::string, Ort::Session> mSessions; //!< by graph file
     std::map<std::string, BudgetInputs> mInputs; //!< by budget

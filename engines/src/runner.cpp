@@ -5,9 +5,10 @@
 #include "error.h"
 #include "onnxruntime_session.h"
 #include "sequence.h"
+#include "stopwatch.h"
 
 #include <algorithm>
-#include <chrono>
+#include <system_error>
 
 namespace flextron
 {
@@ -41,19 +42,6 @@ RunnerOptions checked(RunnerOptions options)
     return options;
 }
 
-class Stopwatch
-{
-public:
-    [[nodiscard]] double milliseconds() const
-    {
-        return std::chrono::duration<double, std::milli>(Clock::now() - mStart).count();
-    }
-
-private:
-    using Clock = std::chrono::steady_clock;
-    Clock::time_point mStart = Clock::now();
-};
-
 } // namespace
 
 Runner::Runner(std::string const& bundle, RunnerOptions options)
@@ -75,8 +63,7 @@ Runner::Runner(std::string const& bundle, RunnerOptions options)
     {
         mSelection = widest();
     }
-    mSession = std::make_unique<OnnxRuntimeSession>(mLibrary, mBundle,
-        OnnxRuntimeSettings{mSetup.layout, mSetup.dtype, mOptions.threads, mOptions.lowMemory});
+    static_cast<void>(session());
 }
 
 void Runner::useBudget(std::string const& name)
@@ -87,11 +74,83 @@ void Runner::useBudget(std::string const& name)
 void Runner::selectFor(std::string const& latencyTarget)
 {
     auto const target = LatencyTarget::parse(latencyTarget);
-    auto const table = mOptions.latencyTable.empty()
-        ? loadTable(mBundle, mSetup,
-            fingerprint(mLibrary->version(), mOptions.threads, mOptions.lowMemory)["id"].get<std::string>())
-        : readTable(mOptions.latencyTable, mBundle, mSetup);
-    mSelection = select(mBundle.manifest().budgets, table, target, mOptions.context, mOptions.bestEffort);
+    mSelection
+        = select(mBundle.manifest().budgets, measurements(target), target, mOptions.context, mOptions.bestEffort);
+}
+
+std::filesystem::path Runner::calibrate(CalibrationOptions const& options)
+{
+    mTable = flextron::calibrate(session(), mBundle, mSetup, device(), options);
+    try
+    {
+        auto const file = saveTable(mBundle, *mTable);
+        if (file.parent_path() != mBundle.path() / "latency")
+        {
+            mNotes.push_back(
+                mBundle.path().string() + " cannot be written; the latency table is kept as " + file.string() + ".");
+        }
+        return file;
+    }
+    catch (std::system_error const& error)
+    {
+        mNotes.push_back(std::string("The latency table is kept in memory only: ") + error.what() + ".");
+        return {};
+    }
+}
+
+Json Runner::device() const
+{
+    return fingerprint(mLibrary->version(), mOptions.threads, mOptions.lowMemory);
+}
+
+LatencyTable const& Runner::measurements(LatencyTarget const& target)
+{
+    if (mTable)
+    {
+        return *mTable;
+    }
+    if (!mOptions.latencyTable.empty())
+    {
+        mTable = readTable(mOptions.latencyTable, mBundle, mSetup);
+    }
+    else if (mOptions.calibration != CalibrationMode::kAlways)
+    {
+        mTable = findTable(mBundle, mSetup, device()["id"].get<std::string>());
+    }
+    if (mTable)
+    {
+        if (auto const caution = mTable->caution())
+        {
+            mNotes.push_back(*caution + " Measure again: flextron-run " + mBundle.path().string() + " --calibrate");
+        }
+        return *mTable;
+    }
+    auto const what = mBundle.path().string() + " has no measurements of " + mSetup.text() + " on this device.";
+    if (mOptions.calibration == CalibrationMode::kNever)
+    {
+        throw inputError(what, "flextron-run " + mBundle.path().string() + " --calibrate");
+    }
+    CalibrationOptions options;
+    if (mOptions.context.value_or(0) > options.contexts.back())
+    {
+        options.contexts.push_back(*mOptions.context);
+    }
+    if (target.promptLength.value_or(0) > options.promptLengths.back())
+    {
+        options.promptLengths.push_back(*target.promptLength);
+    }
+    static_cast<void>(calibrate(options));
+    return *mTable;
+}
+
+Session& Runner::session()
+{
+    if (!mSession)
+    {
+        mSession = std::make_unique<OnnxRuntimeSession>(mLibrary, mBundle,
+            OnnxRuntimeSettings{mSetup.layout, mSetup.dtype, mOptions.threads, mOptions.lowMemory});
+    }
+    return *mSession;
 }
 
 Timings Runner::generate(std::span<std::int64_t const> prompt, GenerationOptions const& options,
@@ -122,7 +181,7 @@ Timings Runner::generate(std::span<std::int64_t const> prompt, GenerationOptions
         return token;
     };
     Stopwatch const untilFirst;
-    Sequence sequence(*mSession, mBundle.budget(mSelection.budget), mBundle.manifest().architecture.maxPositions,
+    Sequence sequence(session(), mBundle.budget(mSelection.budget), mBundle.manifest().architecture.maxPositions,
         mOptions.chunk);
     auto token = choose(sequence.append(prompt));
     timings.firstTokenMs = untilFirst.milliseconds();

@@ -1,6 +1,7 @@
 //! The runner: opens a bundle, picks the budget that meets a latency target on this device, generates.
 #pragma once
 
+#include "calibration.h"
 #include "latency_store.h"
 #include "latency_target.h"
 #include "manifest.h"
@@ -17,9 +18,18 @@
 #include <set>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace flextron
 {
+
+//! What to do for measurements that a target needs.
+enum class CalibrationMode
+{
+    kAuto, //!< measure if this device has no table yet
+    kNever,
+    kAlways,
+};
 
 //! See FlextronOptions; empty strings stand for the default.
 struct RunnerOptions
@@ -36,6 +46,7 @@ struct RunnerOptions
     bool bestEffort{};
     bool lowMemory{};
     bool skipHashes{};
+    CalibrationMode calibration{};
 };
 
 struct GenerationOptions
@@ -69,12 +80,25 @@ public:
     //! On failure the old selection stays.
     void selectFor(std::string const& latencyTarget);
 
+    //! Measures every budget and keeps the table, in the bundle or the user's cache; later selections use it.
+    //! \return where the table is; empty if it could be kept in memory only.
+    std::filesystem::path calibrate(CalibrationOptions const& options);
+
+    //! What its user should know although nothing failed.
+    [[nodiscard]] std::vector<std::string> const& notes() const noexcept
+    {
+        return mNotes;
+    }
+
     //! \param receive gets every token as soon as it is decided; returns false to stop.
     Timings generate(std::span<std::int64_t const> prompt, GenerationOptions const& options,
         std::function<bool(std::int64_t)> const& receive);
 
 private:
     [[nodiscard]] Selection widest() const;
+    [[nodiscard]] Json device() const;
+    [[nodiscard]] LatencyTable const& measurements(LatencyTarget const& target);
+    [[nodiscard]] Session& session();
     [[nodiscard]] Setup chooseSetup() const;
     void checkPrompt(std::span<std::int64_t const> prompt) const;
 
@@ -84,7 +108,9 @@ private:
     std::set<std::int64_t> mEndOfText;
     std::shared_ptr<OnnxRuntimeLibrary> mLibrary;
     Selection mSelection;
-    std::unique_ptr<Session> mSession;
+    std::unique_ptr<Session> mSession; //!< loaded when it is first needed
+    std::optional<LatencyTable> mTable;
+    std::vector<std::string> mNotes;
 };
 
 } // namespace flextron

@@ -3,6 +3,7 @@
 
 #include "session.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -10,15 +11,27 @@
 namespace flextron
 {
 
+//! Tokens per prefill call: enough to keep the cores busy, few enough to bound the memory of activations.
+constexpr std::int32_t kChunk = 256;
+
 class Sequence
 {
 public:
     //! \param maximum most tokens that the sequence may hold.
-    //! \param chunk tokens per prefill call: enough to keep the cores busy, few enough to bound activations.
+    //! \param chunk tokens per prefill call.
     Sequence(Session& session, Budget const& budget, std::int64_t maximum, std::int64_t chunk) noexcept;
 
     //! Appends tokens; returns the logits [vocab] after the last one, valid until the next call.
     std::span<float const> append(std::span<std::int64_t const> ids);
+
+    //! Makes the cache hold at least that many tokens.
+    void reserve(std::int64_t tokens);
+
+    //! Forgets what comes after the first tokens; later calls overwrite it.
+    void cut(std::int64_t tokens) noexcept
+    {
+        mLength = std::min(mLength, tokens);
+    }
 
     [[nodiscard]] std::int64_t length() const noexcept
     {
@@ -31,8 +44,6 @@ public:
     }
 
 private:
-    void reserve(std::int64_t tokens);
-
     Session& mSession;
     Budget const& mBudget;
     std::int64_t mMaximum;

@@ -43,6 +43,12 @@ public:
     Session(Session&&) = delete;
     Session& operator=(Session&&) = delete;
 
+    //! Most slots that a cache may have.
+    [[nodiscard]] virtual std::int64_t maxCapacity() const noexcept = 0;
+
+    //! Bytes of weights that it keeps for itself; pages of a mapped file do not count.
+    [[nodiscard]] virtual std::int64_t memory() const = 0;
+
     //! An empty cache; the budget is one of the bundle's.
     [[nodiscard]] virtual std::unique_ptr<Cache> newCache(Budget const& budget, std::int64_t capacity) = 0;
 };

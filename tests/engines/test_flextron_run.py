@@ -37,7 +37,8 @@ def bundle(pristine, tmp_path):
 
 
 def run(command, bundle, *options, ids=PROMPT, environment=ENVIRONMENT):
-    words = [command, bundle, "--ids", ",".join(map(str, ids)), "--threads", "1", *map(str, options)]
+    prompt = ["--ids", ",".join(map(str, ids))] if ids else []
+    words = [command, bundle, *prompt, "--threads", "1", *map(str, options)]
     return subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment)
 
 
@@ -145,7 +146,7 @@ def test_it_reads_the_table_of_a_bundle_that_cannot_be_written(command, bundle, 
 
 
 def test_without_measurements_it_says_how_to_get_them(command, pristine):
-    refused(run(command, pristine, "--latency-target", "20ms"), 3, "calibrate")
+    refused(run(command, pristine, "--latency-target", "20ms", "--calibration", "never"), 3, "--calibrate")
 
 
 @pytest.mark.parametrize(

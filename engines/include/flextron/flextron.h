@@ -34,6 +34,14 @@ typedef enum FlextronStatus
     FLEXTRON_TARGET_ERROR = 10       /*!< the backend refuses the bundle */
 } FlextronStatus;
 
+/*! What to do for measurements that a latency target needs. */
+typedef enum FlextronCalibrationMode
+{
+    FLEXTRON_CALIBRATE_AUTO = 0, /*!< measure if this device has no table yet; takes some seconds, once */
+    FLEXTRON_CALIBRATE_NEVER = 1, /*!< fail */
+    FLEXTRON_CALIBRATE_ALWAYS = 2 /*!< measure in any case */
+} FlextronCalibrationMode;
+
 /*! An opened bundle, loaded at one budget. */
 typedef struct FlextronRunner FlextronRunner;
 
@@ -53,7 +61,25 @@ typedef struct FlextronOptions
     int32_t bestEffort;        /*!< nonzero: if nothing meets the target, take what comes closest */
     int32_t lowMemory;         /*!< nonzero: leave the weights in the mapped file; slower */
     int32_t skipHashes;        /*!< nonzero: check only sizes of the bundle's files */
+    int32_t calibration;       /*!< a FlextronCalibrationMode; default: FLEXTRON_CALIBRATE_AUTO */
 } FlextronOptions;
+
+/*! Is called after each of the lengths at which budgets are measured. Must not throw or call the runner. */
+typedef void (*FlextronProgressCallback)(size_t done, size_t total, void* user);
+
+/*! How to measure. Fill it with flextronDefaultCalibration(). Lengths are cut to what the model holds. */
+typedef struct FlextronCalibration
+{
+    size_t structSize;
+    int64_t const* contexts; /*!< lengths at which decode steps are measured; NULL for 64, 256, 1024 */
+    size_t contextCount;
+    int64_t const* promptLengths; /*!< lengths at which first tokens are measured; NULL for 16, 128, 512 */
+    size_t promptLengthCount;
+    int64_t repeats;   /*!< decode steps per budget and context; a twelfth, but at least 6, first tokens per length */
+    double maxSeconds; /*!< with at least 6 measurements each, stop early to stay near this */
+    FlextronProgressCallback progress; /*!< may be NULL */
+    void* user;
+} FlextronCalibration;
 
 /*! How to generate. Fill it with flextronDefaultGeneration(). */
 typedef struct FlextronGeneration
@@ -90,6 +116,8 @@ FLEXTRON_API char const* flextronLastError(void);
 FLEXTRON_API void flextronDefaultOptions(FlextronOptions* options);
 FLEXTRON_API void flextronDefaultGeneration(FlextronGeneration* generation);
 
+FLEXTRON_API void flextronDefaultCalibration(FlextronCalibration* calibration);
+
 /*! Opens and checks a bundle, selects a budget and loads it. Without target and budget the widest one runs. */
 FLEXTRON_API FlextronStatus flextronOpen(char const* bundle, FlextronOptions const* options, FlextronRunner** runner);
 
@@ -107,6 +135,17 @@ FLEXTRON_API FlextronStatus flextronSelection(FlextronRunner* runner, char const
 
 /*! The same for people: the reason, and a line for every budget that was rejected. Valid until the next such call. */
 FLEXTRON_API FlextronStatus flextronExplanation(FlextronRunner* runner, char const** text);
+
+/*! Measures every budget on this device and keeps the table in the bundle or, if the bundle cannot be written, in the
+ *  user's cache directory. Later selections use it; the present one stays.
+ *  \param file may be NULL; receives where the table is, "" if only this runner has it. Valid until the next such call.
+ */
+FLEXTRON_API FlextronStatus flextronCalibrate(
+    FlextronRunner* runner, FlextronCalibration const* calibration, char const** file);
+
+/*! What people should know although no call failed, such as measurements taken on a busy machine: lines, "" if there
+ *  is nothing. Valid until the next such call. */
+FLEXTRON_API FlextronStatus flextronNotes(FlextronRunner* runner, char const** text);
 
 /*! Generates after a prompt of token ids.
  *  \param callback may be NULL.

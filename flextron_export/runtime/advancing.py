@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ..elastic.widths import Budget
 from ..errors import InputError
 from .generation import Advance, one_by_one
-from .governed import MODES, Governed, promised
+from .governed import MODES, Governors, promised
 from .governor import Switch
 from .latency_target import LatencyTarget
 from .measurements import Measurements
@@ -42,8 +42,8 @@ class Advancing:
         governor: str,
         on_switch: Callable[[Switch], None],
     ) -> None:
-        self._session, self._budgets, self._measurements = session, budgets, measurements
-        self._governor, self._on_switch = governor, on_switch
+        self._session, self._measurements = session, measurements
+        self._governor, self._governors = governor, Governors(governor, budgets, on_switch)
         self._speculator = Speculator(session.opening, speculative, draft)
         if governor not in MODES or (governor != "off" and self._speculator.mode != "off"):
             raise InputError(
@@ -63,12 +63,11 @@ class Advancing:
         if self._governor != "off":
             session.narrowed(session.new_cache(budget, 1, 1), budget)
 
-    def of(self, selection: Selection, context: int, sampling: Sampling, timings: Timings) -> Advance:
+    def of(self, selection: Selection, sampling: Sampling, timings: Timings) -> Advance:
         """The way of one generation.
 
         Args:
             selection: the budget that generates; with a governor, the widest.
-            context: most tokens that prompt and answer will have.
             sampling: how tokens are chosen.
             timings: of the generation; `drafted` and `switches` are filled in as it runs.
         """
@@ -77,5 +76,4 @@ class Advancing:
         if selection.target is None or selection.target.ms_per_token is None:
             return one_by_one
         table = self._measurements.find(selection.target)
-        governed = Governed(self._governor, selection, self._budgets, table, context, timings.switches, self._on_switch)
-        return governed.advance
+        return self._governors.governed(selection, table, timings.switches).advance

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 from ..elastic.widths import Budget
 from ..errors import InputError
@@ -19,6 +19,8 @@ from .sequence import LiveSequence
 from .table import LatencyTable
 
 MODES = ("off", "narrow", "on")
+FORGOTTEN_SECONDS = 10.0
+"""After so long without a token, what was seen of the machine says nothing of it any more."""
 log = logging.getLogger(__name__)
 
 
@@ -43,57 +45,76 @@ class Governed:
     """Advances one token at a time, at the budget that the governor picks.
 
     Args:
-        mode: `narrow` never widens again; `on` does, by computing all tokens anew at the wider budget.
-        selection: of a target with a time per token.
-        budgets: of the bundle.
+        governor: its decisions.
+        budgets: those of its rungs, in the same order.
         table: their measurements.
-        context: tokens in the cache at which these are looked up.
         switches: every change is appended.
         on_switch: is called at every change.
-
-    Raises:
-        InputError: the target sets no time per token.
     """
 
     def __init__(
         self,
-        mode: str,
-        selection: Selection,
+        governor: Governor,
         budgets: Sequence[Budget],
         table: LatencyTable,
-        context: int,
         switches: list[Switch],
         on_switch: Callable[[Switch], None] = lambda switch: None,
     ) -> None:
-        promise = promised(selection.target)
-        steps = ladder(budgets, table, selection.budget)
-        self._budgets: Mapping[str, Budget] = {budget.name: budget for budget in steps}
-        self._table, self._switches, self._on_switch = table, switches, on_switch
-        rungs = []
-        for budget in steps:
-            cost = table.budgets[budget.name]
-            nearest = min(cost.decode, key=lambda t: abs(t.tokens - context))
-            rungs.append(Rung(budget.name, nearest.p50, cost.ms_per_token(context)))
-        self.governor = Governor(promise, rungs, widen=mode == "on")
-        self._widest = steps[0].name
-        self._pending: Switch | None = None
+        self.governor, self._budgets = governor, budgets
+        self._widest = table.budgets[budgets[0].name]
+        self._switches, self._on_switch = switches, on_switch
+        self._place = 0
 
     def advance(self, sequence: LiveSequence, answer: Answer, token: int) -> list[Choice]:
         """See `generation.Advance`."""
         start = time.perf_counter()
-        if self._pending is not None:
-            sequence.change(self._budgets[self._pending.after])
-            self._note(replace(self._pending, cost_ms=round((time.perf_counter() - start) * 1e3, 4)))
-            self._pending = None
+        if (place := self.governor.place) != self._place:
+            before, after, reason = self._budgets[self._place].name, self._budgets[place], self.governor.reason
+            sequence.change(after)
+            self._place, cost = place, (time.perf_counter() - start) * 1e3
+            self._note(Switch(answer.count, before, after.name, reason, round(cost, 4)))
         found = one_by_one(sequence, answer, token)
-        before = self.governor.rung.budget
-        widening = self._table.budgets[self._widest].first_token_ms(sequence.length)
-        reason = self.governor.observe((time.perf_counter() - start) * 1e3, widening)
-        if reason is not None:
-            self._pending = Switch(answer.count + len(found), before, self.governor.rung.budget, reason)
+        elapsed, context = (time.perf_counter() - start) * 1e3, sequence.length
+        self.governor.observe(elapsed, self._place, context, self._widest.first_token_ms(context))
         return found
 
     def _note(self, switch: Switch) -> None:
         self._switches.append(switch)
         log.info("%s -> %s: %s", switch.before, switch.after, switch.reason)
         self._on_switch(switch)
+
+
+class Governors:
+    """The governors of a runner: generations of the same budget and promise share one, as they share the machine.
+
+    So what one of them finds out, the others and the next one know. A governor that has seen nothing for a while is
+    forgotten. With mode `narrow`, which has no way back, every generation has its own.
+
+    Args:
+        mode: `narrow` or `on`.
+        budgets: of the bundle.
+        on_switch: is called at every change.
+    """
+
+    def __init__(self, mode: str, budgets: Sequence[Budget], on_switch: Callable[[Switch], None]) -> None:
+        self._mode, self._all, self._on_switch = mode, budgets, on_switch
+        self._known: dict[tuple[str, float], tuple[Governor, float]] = {}
+        self._lock = threading.Lock()
+
+    def governed(self, selection: Selection, table: LatencyTable, switches: list[Switch]) -> Governed:
+        """For one generation.
+
+        Args:
+            selection: of a target with a time per token.
+            table: measurements of the budgets.
+            switches: every change is appended.
+        """
+        budgets = ladder(self._all, table, selection.budget)
+        key, now = (selection.budget.name, promised(selection.target)), time.monotonic()
+        with self._lock:
+            governor, seen = self._known.get(key, (None, 0.0))
+            if governor is None or self._mode != "on" or now - seen > FORGOTTEN_SECONDS:
+                rungs = [Rung(budget.name, table.budgets[budget.name].decode) for budget in budgets]
+                governor = Governor(key[1], rungs, widen=self._mode == "on")
+            self._known[key] = governor, now
+        return Governed(governor, budgets, table, switches, self._on_switch)

@@ -325,7 +325,7 @@ class Runner:
         session, maximum = self._session.get(), self.max_tokens
         answer = self._answer(ids, options, tokenizer)
         self.timings = timings = Timings(len(ids), target=selection.target)
-        advance = self._advancing.of(selection, len(ids) + options.max_new_tokens, options.sampling, timings)
+        advance = self._advancing.of(selection, options.sampling, timings)
         cancelled = threading.Event()
 
         def check() -> None:

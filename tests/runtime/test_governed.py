@@ -96,3 +96,20 @@ def test_a_generation_without_a_time_per_token_keeps_its_budget(pristine, table)
         counted = slowed(runner, lambda budget, _: 1)
         assert len(list(runner.generate_ids(PROMPT, 6, stop_on_eos=False))) == 6
         assert runner.timings.switches == [] and set(counted) == {"full"}
+
+
+def test_the_next_generation_begins_with_what_the_last_one_found_out(pristine, table):
+    with Runner(pristine, "200ms", threads=1, calibration=table, governor="on", prefix_cache=0) as runner:
+        slowed(runner, lambda budget, _: 250 if budget == "full" else 0)
+        first = runner.generate_ids(PROMPT, 8, stop_on_eos=False)
+        first.read()
+        second = runner.generate_ids(PROMPT, 8, stop_on_eos=False)
+        second.read()
+        (learnt,), (known,) = first.timings.switches, second.timings.switches
+        assert learnt.token == 3 and known.token == 1 and known.after == learnt.after
+        assert sum(ms > 200 for ms in second.timings.token_ms) == 0
+    with Runner(pristine, "200ms", threads=1, calibration=table, governor="narrow", prefix_cache=0) as runner:
+        slowed(runner, lambda budget, _: 250 if budget == "full" else 0)
+        for _ in range(2):  # no way back: each begins anew
+            runner.generate_ids(PROMPT, 5, stop_on_eos=False).read()
+            assert runner.timings.switches[0].token == 3

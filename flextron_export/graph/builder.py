@@ -44,21 +44,28 @@ class GraphBuilder:
         self.outputs.append(value)
 
     def op(self, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
-        """One node with one output; absent inputs at the end are left out, as some parsers do not take empty names."""
+        """One node with one output."""
+        return self.ops(kind, 1, *inputs, domain=domain, **attributes)[0]
+
+    def ops(
+        self, kind: str, count: int, *inputs: ir.Value | None, domain: str = "", **attributes: Any
+    ) -> Sequence[ir.Value]:
+        """One node with `count` outputs.
+
+        Absent inputs at the end are left out, as some parsers do not take empty names.
+        """
         while inputs and inputs[-1] is None:
             inputs = inputs[:-1]
-        value = self._tapes[-1].op(kind, inputs, attributes or None, domain=domain)
-        value.name = self._unique(kind)
+        values = self._tapes[-1].op_multi_out(kind, inputs, attributes or None, num_outputs=count, domain=domain)
+        for value in values:
+            value.name = self._unique(kind)
         if domain:
             self._opsets[domain] = 1
-        return value
+        return values
 
     def split(self, value: ir.Value, count: int) -> Sequence[ir.Value]:
         """Cut the first dimension into that many equal parts."""
-        parts = self._tapes[-1].op_multi_out("Split", [value], {"axis": 0, "num_outputs": count}, num_outputs=count)
-        for part in parts:
-            part.name = self._unique("Split")
-        return parts
+        return self.ops("Split", count, value, axis=0, num_outputs=count)
 
     def at_top(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         """One node of the outermost graph, made once for the same inputs, wherever it is asked for."""

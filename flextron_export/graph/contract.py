@@ -34,7 +34,7 @@ DEFAULT_DTYPES = ("fp32", "fp16")
 
 OPSET = 24
 MICROSOFT = "com.microsoft"
-"""ONNX domain of ONNX Runtime's own operators, which graphs with quantised matrices use."""
+"""ONNX domain of ONNX Runtime's own operators."""
 CACHE_NAMES = ("k", "v")
 TARGET_INPUT = "target"
 PROMPT_ROUTER = "router.onnx"

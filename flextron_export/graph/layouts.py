@@ -26,6 +26,8 @@ from .quantization import SCALE
 
 Values = tuple[ir.Value, ...]
 State = TypeVar("State")
+Attend = Callable[..., Values]
+"""`attention.CachedAttention`, called."""
 
 
 class Weight(Protocol):
@@ -55,7 +57,11 @@ class Prefix:
         """The LM head: [N, hidden] -> [N, vocab]."""
         return self.matrices.project(x, self.whole("embedding" if self.a.tied else "lm_head"), None)
 
-    def query_key_value(self, i: int, x: ir.Value) -> tuple[ir.Value, ...]:
+    def attended(self, i: int, x: ir.Value, attend: Attend) -> Values:
+        """Attention over the normed tokens [T, hidden] -> [T, heads x head_dim], and the caches of layer i."""
+        return attend(i, *self.query_key_value(i, x))
+
+    def query_key_value(self, i: int, x: ir.Value) -> Values:
         """Projections of the normed tokens [T, hidden] -> q [T, heads x head_dim], k and v [T, groups x head_dim]."""
         return tuple(self.linear(i, name, x) for name in "qkv")
 
@@ -129,26 +135,24 @@ class Panels(Prefix):
         reached = (self.g.op("GreaterOrEqual", choice, self.g.constant(b)) for b in range(1, count))
         return [self.g.split(values, layers) for values in reached]
 
-    def query_key_value(self, i: int, x: ir.Value) -> Values:
-        return self.projected(i, "qkv", x)
+    def projected(self, i: int, names: str, x: ir.Value) -> Values:
+        """Projections of x [T, hidden] in full width; zeros stand for the panels that are not wanted."""
 
-    def projected(self, i: int, names: str, x: ir.Value, *, padded: bool = False) -> Values:
-        """Projections of x [T, hidden] by the panels that are wanted, side by side.
+        def pad(pieces: list[Values]) -> Values:
+            count = len(self.candidates.groups)
+            missing = [self.no_panels(i, names, x, len(pieces), count - 1)] if len(pieces) < count else []
+            return self.joined([*pieces, *missing])
 
-        With `padded`, zeros stand for the panels that are not.
-        """
+        return self.gathered(i, names, x, pad)
+
+    def gathered(self, i: int, names: str, x: ir.Value, finish: Callable[[list[Values]], Values]) -> Values:
+        """What `finish` makes of the wanted panels of projections of x [T, hidden]: in the last branch, once."""
 
         def panel(b: int, before: list[Values]) -> list[Values]:
             return [*before, tuple(self.panel_linear(i, name, x, b) for name in names)]
 
-        def join(pieces: list[Values]) -> Values:
-            count = len(self.candidates.groups)
-            missing = [self.no_panels(i, names, x, len(pieces), count - 1)] if padded and len(pieces) < count else []
-            return self.joined([*pieces, *missing])
-
-        # Pieces are only collected; the last branch joins them, once.
         nothing: list[Values] = []
-        return self.nest("groups", i, panel, nothing, join)
+        return self.nest("groups", i, panel, nothing, finish)
 
     def joined(self, pieces: Sequence[Values]) -> Values:
         """Panels of several projections, each with its own side by side."""
@@ -219,13 +223,23 @@ class Panels(Prefix):
         return self.g.op("ConstantOfShape", shape, value=ir.tensor(np.zeros(1, self.g.float.numpy())))
 
 
+class NestedPanels(Panels):
+    """`panels` for ONNX Runtime: attention lies in the branch of the layer's width, where its heads are constants."""
+
+    def attended(self, i: int, x: ir.Value, attend: Attend) -> Values:
+        def finish(pieces: list[Values]) -> Values:
+            return attend(i, *self.joined(pieces), self.candidates.groups[len(pieces) - 1])
+
+        return self.gathered(i, "qkv", x, finish)
+
+
 class FlatPanels(Panels):
     """Panels as TensorRT takes them: in a row, and every branch of an `If` has the same shape.
 
     So an unwanted panel gives zeros, and projections have full width.
     """
 
-    def projected(self, i: int, names: str, x: ir.Value, *, padded: bool = True) -> Values:
+    def projected(self, i: int, names: str, x: ir.Value) -> Values:
         def panel(b: int) -> Values:
             return tuple(self.panel_linear(i, name, x, b) for name in names)
 

@@ -86,7 +86,7 @@ class RoutedPanels(Panels):
     def query_key_value(self, i: int, x: ir.Value) -> Values:
         self.choose(i, "attention", "groups", x)
         # Attention has all heads, so that keys and values need no cutting; what nobody wants is zero.
-        (q,) = self.projected(i, "q", x, padded=True)
+        (q,) = self.projected(i, "q", x)
         return q, self.linear(i, "k", x), self.linear(i, "v", x)
 
     def ffn(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:

@@ -1,4 +1,4 @@
-"""Sizes of the KV cache. Attention costs by capacity, not by live length, so the cache grows in steps."""
+"""Sizes of the KV cache. It grows in steps: for its memory, and as some attention costs by capacity."""
 
 from __future__ import annotations
 

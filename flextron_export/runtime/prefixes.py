@@ -29,7 +29,7 @@ class PrefixCache:
         """A sequence at that budget that holds a beginning of `ids`, all but the last at most; None if there is none.
 
         A cache no larger than a new one would be, whose tokens are mostly wanted, is taken as it is; of another the
-        wanted slots are copied, as steps cost by capacity.
+        wanted slots are copied, as a cache costs memory, and some attention time, by capacity.
         """
         with self._lock:
             found = [(_common(s.ids, ids), s) for s in self._idle if s.budget.name == budget.name]

@@ -219,6 +219,8 @@ class OnnxRuntimeSession:
     def step(
         self, cache: OnnxRuntimeCache, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
+        if cache.batch > 1 and ids.shape[1] > 1 and write.any():
+            return self._one_by_one(cache, ids, positions, write, rows)
         key = (ids.shape[1], len(rows))
         if key not in cache.calls:
             for old in [old for old in cache.calls if old[0] > SHORT]:
@@ -237,6 +239,24 @@ class OnnxRuntimeSession:
                 fix=f"flextron-export verify {self.bundle.path}",
             ) from error
         return tokens["logits"]
+
+    def _one_by_one(
+        self, cache: OnnxRuntimeCache, ids: np.ndarray, positions: np.ndarray, write: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """`step` with several tokens behind others in several sequences, which ONNX Runtime's attention refuses."""
+        logits = np.empty((len(rows), self.bundle.architecture.vocab_size), np.float32)
+        sequence, row = np.divmod(rows, ids.shape[1])
+        for b in range(cache.batch):
+            part = slice(b, b + 1)
+            alone = OnnxRuntimeCache(
+                cache.budget, 1, cache.capacity, {name: array[part] for name, array in cache.arrays.items()}
+            )
+            wanted = np.flatnonzero(sequence == b)
+            # One row at least: the graph computes logits in every call.
+            asked = row[wanted] if len(wanted) else np.zeros(1, np.int64)
+            found = self.step(alone, ids[part], positions[part], write[part], asked)
+            logits[wanted] = found[: len(wanted)]
+        return logits
 
     def memory(self) -> int:
         # What a session takes from memory that the process has free already does not show as growth.

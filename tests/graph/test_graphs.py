@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,9 +14,11 @@ from flextron_export.elastic.checkpoint import ModelWeights
 from flextron_export.elastic.model import load_model, narrowed
 from flextron_export.elastic.tensors import tensor_specs
 from flextron_export.elastic.widths import Budget
+from flextron_export.exporting import export
 from flextron_export.graph.contract import LAYOUTS
 from flextron_export.targets.onnxruntime_cpu import open_session
 from flextron_export.targets.verify import BATCH, MODES, TOLERANCE, run_in_steps, verify
+from tests.elastic_models import elastic_model
 
 from .conftest import Exported
 
@@ -89,6 +92,30 @@ def test_a_cache_larger_than_needed_changes_nothing(grouped: Exported, layout: s
     )
     atol = (1e-5 if dtype == "fp32" else 5e-3) * np.abs(exact).max()
     np.testing.assert_allclose(large, exact, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("layout", ["panels", "per-budget"])
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_slots_beyond_the_live_ones_are_not_even_read(grouped: Exported, layout: str, tokens: int) -> None:
+    """So that a short context does not pay for a large cache."""
+    session = open_session(grouped.bundle, layout=layout, threads=1)
+    budget, ids = grouped.bundle.budget("crossed"), np.arange(20, 32)[None]
+    cache = session.new_cache(budget, 1, 50)
+    for array in cache.arrays.values():
+        array[...] = np.nan
+    found = []
+    for start in range(0, 12, tokens):
+        at = np.arange(start, start + tokens)
+        found.append(session.step(cache, ids[:, at], at[None], at[:1], np.arange(tokens)).copy())
+    expected = reference(grouped, budget, ids[0])
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_heads_that_the_fast_kernel_does_not_take_run_with_the_standard_one(tmp_path: Path) -> None:
+    checkpoint = elastic_model(tmp_path / "checkpoint", head_dim=12)
+    bundle = export(checkpoint.path, tmp_path / "bundle", dtypes=["fp32"])  # which verifies every graph
+    graph = load(Exported(checkpoint, bundle), "per-budget", "full")
+    assert [n.op_type for n in graph.node].count("Attention") == checkpoint.architecture.num_layers
 
 
 def test_logits_come_only_for_the_rows_asked_for_and_in_their_order(grouped: Exported) -> None:

@@ -179,9 +179,9 @@ def test_sequences_of_one_batch_may_have_targets_of_their_own(grouped: Exported)
 
 
 def test_attention_stays_outside_the_branches_and_weights_outside_the_graph(grouped: Exported) -> None:
-    for dtype in ("fp32", "fp16"):
+    for dtype, attention in (("fp32", "GroupQueryAttention"), ("fp16", "Attention")):
         graph = onnx.load(grouped.bundle.graph("routed", dtype), load_external_data=False).graph
-        assert [n.op_type for n in graph.node].count("Attention") == 2
+        assert [n.op_type for n in graph.node].count(attention) == 2
         inside = [t for t in initializers(graph) if not t.external_data]
         assert all(t.ByteSize() < 400 for t in inside)
         files = {e.value for t in initializers(graph) for e in t.external_data if e.key == "location"}

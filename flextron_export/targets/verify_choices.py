@@ -30,7 +30,7 @@ PROMPTS = 16
 def choice_checks(
     bundle: Bundle, source: ElasticCheckpoint, dtype: str, ids: Mapping[str, np.ndarray], tolerance: float
 ) -> list[Check]:
-    """One check for every target below 1 and mode, over a batch of sequences; its tokens are choices.
+    """One check for every target below 1 and mode, over several sequences; its tokens are choices.
 
     Args:
         ids: int64 [batch, length] by name of the target.
@@ -53,7 +53,10 @@ def choice_checks(
         assert isinstance(budget, RoutedBudget)
         of_target, tokens = routers.of(budget.target), ids[budget.name]
         for mode, step in MODES.items() if budget.target < 1 else ():
-            logits, chosen = _run(graph, bundle, dtype, budget, tokens, step)
+            # One by one: a graph need not take later pieces of several sequences at once.
+            runs = [_run(graph, bundle, dtype, budget, row[None], step) for row in tokens]
+            logits = np.concatenate([run[0] for run in runs])
+            chosen = {part: np.concatenate([run[1][part] for run in runs]) for part in runs[0][1]}
             clear_count = wrong_count = 0
 
             def decide(layer: int, part: str, x: torch.Tensor, chosen: Any = chosen, of: Any = of_target) -> Any:

@@ -20,7 +20,7 @@ from tests.elastic_models import FAMILIES
 
 from .conftest import Exported
 
-GRAPHS = [("shared", "fp16"), ("panels", "fp16"), ("per-budget", "fp32")]
+GRAPHS = [("shared", "fp32"), ("panels", "fp16"), ("per-budget", "fp16")]
 BUDGETS = ("full", "crossed")
 
 

@@ -158,7 +158,7 @@ def test_a_token_of_a_rung_that_was_left_does_not_narrow_again():
 def test_the_promise_is_kept_wherever_the_narrowest_budget_alone_would_keep_it(kind, busy, work):
     """Calm and busy stretches of the same length: a competitor that gets 4 ms turns, or a clock at half the speed."""
 
-    def machine(seconds=20.0, seed=0):
+    def machine(seconds=10.0, seed=0):
         random, now, turn = np.random.default_rng(seed), 0.0, 4.0
 
         def times(rung, number):

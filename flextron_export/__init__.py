@@ -19,15 +19,29 @@ _VERBS = {
     "build": "targets.build",
     "calibrate": "runtime.calibrate",
     "plan": "planning",
+    "report": "reporting.report",
     "evaluate": "evaluation.evaluate",
     "Runner": "runtime.runner",
 }
-__all__ = ["Runner", "__version__", "build", "calibrate", "elastify", "evaluate", "export", "plan", "route", "verify"]
+__all__ = [
+    "Runner",
+    "__version__",
+    "build",
+    "calibrate",
+    "elastify",
+    "evaluate",
+    "export",
+    "plan",
+    "report",
+    "route",
+    "verify",
+]
 
 if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
     from .exporting import export
     from .planning import plan
+    from .reporting.report import report
     from .runtime.calibrate import calibrate
     from .runtime.runner import Runner
     from .targets.build import build

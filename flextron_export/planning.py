@@ -106,7 +106,7 @@ def plan(
     bundle: str | Path | Bundle,
     latency_target: str | float | LatencyTarget | None = None,
     *,
-    device: str | Path | None = None,
+    device: str | Path | LatencyTable | None = None,
     context: int | None = None,
     prompt_length: int | None = None,
     calibration: str = "auto",
@@ -120,7 +120,7 @@ def plan(
         latency_target: see `LatencyTarget.parse`.
         device: whose numbers; this device by default. Else the id of a device that the bundle has measurements of; a
             device that is described (`device_ids`, or a `.toml` file), for predictions from its data sheet; or a JSON
-            file: a latency table, or a latency model for predictions.
+            file: a latency table, or a latency model for predictions; or a table.
         context: tokens in the cache; by default the longest that was measured.
         prompt_length: of the time to the first token; by default that of the target, or the middle one measured.
         calibration: for this device, as for `Runner`.
@@ -142,6 +142,8 @@ def plan(
             table = Measurements(session, calibration, track).find(target, context)
         finally:
             session.close()
+    elif isinstance(device, LatencyTable):
+        table = device
     elif str(device).endswith(".json"):
         table = _from_file(opened, Path(device), how)
     elif measured := _measured_elsewhere(opened, str(device), how):

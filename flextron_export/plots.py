@@ -29,13 +29,14 @@ def check_image(path: Path) -> None:
         InputError: the ending of its name is of no known format, or its directory cannot be written.
         MissingDependencyError: matplotlib is not installed.
     """
-    known = _new_figure(1, 1).canvas.get_supported_filetypes()
+    known = new_figure(1, 1).canvas.get_supported_filetypes()
     if path.suffix.lower().lstrip(".") not in known:
         raise InputError(f"{path} has an ending of no image format.", fix=f"use one of: {', '.join(sorted(known))}")
     check_writable(path)
 
 
-def _new_figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, inches; MissingDependencyError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -69,7 +70,7 @@ def importance_curves(importance: Importance, path: Path, candidates: Candidates
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    figure = _new_figure(11, 7.4)
+    figure = new_figure(11, 7.4)
     layers = len(importance.groups)
     depth = ScalarMappable(Normalize(0, max(layers - 1, 1)), colormaps["viridis"])
     panels = figure.subplots(2, 2)
@@ -129,7 +130,7 @@ def scores_against_parameters(evaluation: Evaluation, path: Path) -> Path:
             panels[f"{task}: {metric}"] = [(s.tasks[task][metric], s.tasks[task].get(error, 0.0)) for s in scores]
     columns = min(len(panels), 3)
     lines = -(-len(panels) // columns)
-    figure = _new_figure(4.6 * columns, 3.4 * lines)
+    figure = new_figure(4.6 * columns, 3.4 * lines)
     for i, (title, values) in enumerate(panels.items()):
         axes = figure.add_subplot(lines, columns, i + 1)
         millions = [s.parameters / 1e6 for s in scores]
@@ -160,35 +161,42 @@ def quality_against_latency(
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    figure = _new_figure(7, 4.4)
+    figure = new_figure(7, 4.4)
     axes = figure.add_subplot()
     points = []
     for budget in bundle.budgets_of(table.layout):
         if budget.validation_loss is not None and budget.name in table.budgets:
             timing = min(table.budgets[budget.name].decode, key=lambda t: abs(t.tokens - context))
-            points.append(
-                (timing.p50, timing.p95, budget.validation_loss, budget.name, budget.parameters(bundle.architecture))
-            )
-    points.sort()
-    axes.plot([p[0] for p in points], [p[2] for p in points], color="0.7", zorder=1)
-    for p50, p95, loss, name, parameters in points:
-        axes.plot([p50, p95], [loss, loss], color="tab:blue", linewidth=2, alpha=0.4, solid_capstyle="butt", zorder=2)
-        axes.scatter([p50], [loss], color="tab:blue", zorder=3)
-        label = f"{name}\n{parameters / 1e6:.1f}M"
-        axes.annotate(label, (p50, loss), xytext=(4, 7), textcoords="offset points", fontsize=9)
+            label = f"{budget.name}\n{budget.parameters(bundle.architecture) / 1e6:.1f}M"
+            points.append((timing.p50, timing.p95, budget.validation_loss, label))
+    draw_quality(axes, points)
     for color, (label, value) in zip(("tab:green", "tab:orange", "tab:red"), (targets or {}).items(), strict=False):
         axes.axvline(value, color=color, linestyle="--", linewidth=1, label=label)
     if targets:
         axes.legend(frameon=False)
-    axes.margins(x=0.12, y=0.2)
-    axes.set_xlim(left=0)
     axes.set_xlabel(f"milliseconds per token at context {context} (dot: p50, bar: to p95)")
     axes.set_ylabel("validation loss (nats per token)")
     axes.set_title(
         f"{table.target}, {table.layout}, {table.dtype}, {table.device.get('threads')} thread(s)", fontsize=10
     )
-    axes.grid(alpha=0.3)
     return _save(figure, path)
+
+
+def draw_quality(axes: Any, points: Sequence[tuple[float, float, float, str]]) -> None:
+    """Draw what budgets cost against how good they are.
+
+    Args:
+        axes: of matplotlib.
+        points: (low, high, quality, label) of every budget: a dot at the low cost, a bar to the high one.
+    """
+    axes.plot([p[0] for p in sorted(points)], [p[2] for p in sorted(points)], color="0.7", zorder=1)
+    for low, high, quality, label in points:
+        axes.plot([low, high], [quality] * 2, color="tab:blue", linewidth=2, alpha=0.4, solid_capstyle="butt", zorder=2)
+        axes.scatter([low], [quality], color="tab:blue", zorder=3)
+        axes.annotate(label, (low, quality), xytext=(4, 7), textcoords="offset points", fontsize=9)
+    axes.margins(y=0.2)
+    axes.set_xlim(0, 1.16 * max((p[1] for p in points), default=1.0))  # room for the label of the rightmost
+    axes.grid(alpha=0.3)
 
 
 def widths_by_target(record: RouterRecord, path: Path) -> Path:
@@ -205,7 +213,8 @@ def widths_by_target(record: RouterRecord, path: Path) -> Path:
         f"{r['target']:g}: {r['milliseconds']:.3g} ms, {r['validation_loss']:.3f} nats": r["widths"]
         for r in record.results
     }
-    return _draw_widths(widths, record.candidates, f"{record.kind} router ({record.method}): widths by target", path)
+    title = f"{record.kind} router ({record.method}): widths by target"
+    return _save(_draw_widths(widths, record.candidates, title), path)
 
 
 def widths_of_budgets(
@@ -220,17 +229,24 @@ def widths_of_budgets(
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
+    return _save(draw_widths_of_budgets(budgets, architecture, candidates, f"{title}: widths by budget"), path)
+
+
+def draw_widths_of_budgets(
+    budgets: Sequence[Budget], architecture: Architecture, candidates: Candidates, title: str
+) -> Any:
+    """The figure of `widths_of_budgets`."""
     widths = {}
     for budget in budgets:
         loss = "" if budget.validation_loss is None else f", {budget.validation_loss:.3f} nats"
         label = f"{budget.name}: {budget.parameters(architecture) / 1e6:.3g}M parameters{loss}"
         widths[label] = [(w.groups, w.neurons) for w in budget.layers]
-    return _draw_widths(widths, candidates, f"{title}: widths by budget", path)
+    return _draw_widths(widths, candidates, title)
 
 
-def _draw_widths(widths: Mapping[str, Sequence[Sequence[int]]], candidates: Candidates, title: str, path: Path) -> Path:
+def _draw_widths(widths: Mapping[str, Sequence[Sequence[int]]], candidates: Candidates, title: str) -> Any:
     """Draw (groups, neurons) of every layer as shares of the full widths, one line per label."""
-    figure = _new_figure(7.5, 5)
+    figure = new_figure(7.5, 5)
     panels = figure.subplots(2, 1, sharex=True)
     for axes, part, name in zip(panels, (0, 1), ("KV groups", "FFN neurons"), strict=True):
         full = (candidates.groups, candidates.neurons)[part][-1]
@@ -245,4 +261,4 @@ def _draw_widths(widths: Mapping[str, Sequence[Sequence[int]]], candidates: Cand
     panels[1].set_xlabel("layer")
     panels[1].xaxis.get_major_locator().set_params(integer=True)
     panels[0].set_title(title, fontsize=10)
-    return _save(figure, path)
+    return figure

@@ -19,6 +19,7 @@ COMMANDS = (
     "build",
     "calibrate",
     "plan",
+    "report",
     "verify",
     "evaluate",
     "run",

@@ -1,0 +1,1 @@
+"""A page about a bundle for people (docs/report.md)."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Headers that the C++ runtime is built with, from the distribution's own packages: unpacked, nothing is installed.
+# Headers (and a static library, utf8proc) that the C++ runtime is built with, from the distribution's own packages: unpacked, nothing is installed.
 #
 #   tools/fetch_native.sh [DIRECTORY]           default: build/native; the headers are then below DIRECTORY/usr
 #   tools/fetch_native.sh --clang DIRECTORY     clang with libFuzzer instead, and what of it the system lacks
@@ -16,7 +16,7 @@ fail()
     exit 1
 }
 
-packages=(libonnxruntime-dev nlohmann-json3-dev doctest-dev)
+packages=(libonnxruntime-dev nlohmann-json3-dev doctest-dev libutf8proc-dev)
 newer_suite=trixie
 clang=
 if [ "${1:-}" = --clang ]; then

@@ -85,6 +85,7 @@ FlextronOptions Arguments::filledOptions() const
     filled.dtype = orNull(dtype);
     filled.latencyTable = orNull(table);
     filled.onnxruntime = orNull(onnxruntime);
+    filled.tokenizers = orNull(tokenizers);
     return filled;
 }
 
@@ -106,6 +107,8 @@ Arguments parseArguments(std::vector<std::string> const& words)
     flextronDefaultGeneration(&found.generation);
     std::map<std::string, Setter> const valued{
         {"--ids", into(found.ids, "--ids")},
+        {"--prompt", [&found](std::string const& value) { found.prompt = value; }},
+        {"--prompt-file", into(found.promptFile)},
         {"--latency-target", into(found.latencyTarget)},
         {"--budget", into(found.budget)},
         {"--layout", into(found.layout)},
@@ -117,6 +120,7 @@ Arguments parseArguments(std::vector<std::string> const& words)
         {"--prompt-lengths", into(found.promptLengths, "--prompt-lengths")},
         {"--repeats", into(found.calibration.repeats, "--repeats")},
         {"--onnxruntime", into(found.onnxruntime)},
+        {"--tokenizers", into(found.tokenizers)},
         {"--threads", into(found.options.threads, "--threads")},
         {"--chunk", into(found.options.chunk, "--chunk")},
         {"--max-new-tokens", into(found.generation.maxNewTokens, "--max-new-tokens")},
@@ -162,25 +166,34 @@ Arguments parseArguments(std::vector<std::string> const& words)
             found.bundle = words[i];
         }
     }
-    if (!found.help && (found.bundle.empty() || (found.ids.empty() && !found.calibrate)))
+    auto const prompts = (found.ids.empty() ? 0 : 1) + (found.prompt ? 1 : 0) + (found.promptFile.empty() ? 0 : 1);
+    found.withPrompt = prompts == 1;
+    if (!found.help && found.bundle.empty())
     {
-        throw UsageError(found.bundle.empty() ? "The bundle is missing." : "Pass a prompt with --ids, or --calibrate.");
+        throw UsageError("The bundle is missing.");
+    }
+    if (!found.help && prompts != 1 && !(prompts == 0 && found.calibrate))
+    {
+        throw UsageError("Pass one of --prompt, --prompt-file and --ids, or --calibrate.");
     }
     return found;
 }
 
 char const* helpText() noexcept
 {
-    return R"(Usage: flextron-run BUNDLE --ids 1,2,3 [OPTIONS]
+    return R"(Usage: flextron-run BUNDLE --prompt TEXT [OPTIONS]
+       flextron-run BUNDLE --ids 1,2,3 [OPTIONS]
        flextron-run BUNDLE --calibrate [OPTIONS]
 
-Generates tokens with the best budget of BUNDLE that meets a latency target on this device. Token ids stream to
-standard output; which budget was picked and why, and the timings, go to standard error.
+Generates text with the best budget of BUNDLE that meets a latency target on this device. Text, or token ids after a
+prompt of ids, stream to standard output; which budget was picked and why, and the timings, go to standard error.
 
   --calibrate            measure every budget and keep the table; then generate, if there is a prompt
   --contexts LIST        with --calibrate: lengths at which decoding is measured (64,256,1024)
   --prompt-lengths LIST  with --calibrate: lengths at which the first token is measured (16,128,512)
   --repeats N            with --calibrate: decode steps per budget and length (96)
+  --prompt TEXT          text to continue
+  --prompt-file FILE     file with the text to continue; - for the standard input
   --ids LIST             token ids of the prompt, with commas
   --latency-target TEXT  20ms (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or several
                          with commas; this device's measurements are made if there are none
@@ -203,6 +216,7 @@ standard output; which budget was picked and why, and the timings, go to standar
   --low-memory           leave the weights in the mapped file; slower
   --no-verify-hashes     check sizes of the bundle's files only; starts faster
   --onnxruntime PATH     the ONNX Runtime library ($FLEXTRON_ONNXRUNTIME, then the system's)
+  --tokenizers PATH      the library onnxruntime-extensions, which text needs ($FLEXTRON_TOKENIZERS, then the system's)
   --json                 print the result as JSON
 
 Exit codes are those of flextron-export (docs/command-line.md).

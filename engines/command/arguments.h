@@ -20,12 +20,15 @@ struct Arguments
 {
     std::string bundle;
     std::vector<std::int64_t> ids;
+    std::optional<std::string> prompt; //!< text
+    std::string promptFile; //!< - is the standard input
     std::string latencyTarget;
     std::string budget;
     std::string layout;
     std::string dtype;
     std::string table;
     std::string onnxruntime;
+    std::string tokenizers;
     bool calibrate{}; //!< measure first
     std::vector<std::int64_t> contexts;
     std::vector<std::int64_t> promptLengths;
@@ -33,6 +36,7 @@ struct Arguments
     FlextronCalibration calibration{};
     FlextronGeneration generation{};
     bool json{};
+    bool withPrompt{}; //!< text or ids
     bool help{};
 
     //! The options with this object's strings filled in; valid as long as it lives.

@@ -1,10 +1,16 @@
-//! flextron-run: generates token ids from a bundle at a latency target.
+//! flextron-run: generates text from a bundle at a latency target.
 #include "arguments.h"
 
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <exception>
+#include <fstream>
+#include <iostream>
+#include <iterator>
 #include <memory>
+#include <string>
+#include <vector>
 
 namespace
 {
@@ -19,11 +25,12 @@ struct Close
     }
 };
 
-//! Receives the tokens of a generation.
+//! Receives the answer.
 struct Output
 {
     bool print{};
     std::vector<std::int64_t> tokens;
+    std::string text;
 };
 
 int receive(std::int64_t token, void* user)
@@ -35,6 +42,22 @@ int receive(std::int64_t token, void* user)
         std::fflush(stdout);
     }
     output.tokens.push_back(token);
+    return 0;
+}
+
+int receiveText(std::int64_t token, char const* text, void* user)
+{
+    auto& output = *static_cast<Output*>(user);
+    if (output.print)
+    {
+        std::fputs(text, stdout);
+        std::fflush(stdout);
+    }
+    if (token >= 0)
+    {
+        output.tokens.push_back(token);
+    }
+    output.text += text;
     return 0;
 }
 
@@ -50,16 +73,39 @@ std::string jsonNumber(double value)
     return std::isnan(value) ? "null" : std::to_string(value);
 }
 
-void printJson(Output const& output, char const* selection, FlextronTimings const& timings)
+//! A text as JSON writes it.
+std::string jsonString(std::string const& text)
+{
+    constexpr std::size_t kEscape = 8;
+    std::string quoted = "\"";
+    for (char const c : text)
+    {
+        if (static_cast<unsigned char>(c) < ' ')
+        {
+            std::array<char, kEscape> escape{};
+            std::snprintf(escape.data(), escape.size(), "\\u%04x", static_cast<unsigned>(c));
+            quoted += escape.data();
+        }
+        else
+        {
+            quoted.append(c == '"' || c == '\\' ? "\\" : "").push_back(c);
+        }
+    }
+    return quoted + "\"";
+}
+
+//! \param text whether the answer is text too.
+void printJson(Output const& output, bool text, char const* selection, FlextronTimings const& timings)
 {
     std::string tokens;
     for (auto const token : output.tokens)
     {
         tokens += (tokens.empty() ? "" : ", ") + std::to_string(token);
     }
-    std::printf("{\"tokens\": [%s], \"selection\": %s, \"timings\": {\"prompt_tokens\": %lld, \"tokens\": %lld, "
+    auto const written = text ? "\"text\": " + jsonString(output.text) + ", " : "";
+    std::printf("{%s\"tokens\": [%s], \"selection\": %s, \"timings\": {\"prompt_tokens\": %lld, \"tokens\": %lld, "
                 "\"first_token_ms\": %s, \"p50\": %s, \"p95\": %s, \"stopped_by\": \"%s\"}}\n",
-        tokens.c_str(), selection, static_cast<long long>(timings.promptTokens),
+        written.c_str(), tokens.c_str(), selection, static_cast<long long>(timings.promptTokens),
         static_cast<long long>(timings.tokens), jsonNumber(timings.firstTokenMs).c_str(),
         jsonNumber(timings.p50).c_str(), jsonNumber(timings.p95).c_str(), timings.stoppedBy);
 }
@@ -125,6 +171,50 @@ FlextronStatus open(Arguments const& arguments, FlextronRunner** runner)
     return status;
 }
 
+//! The text of the prompt; UsageError if its file cannot be read.
+std::string promptText(Arguments const& arguments)
+{
+    if (arguments.prompt)
+    {
+        return *arguments.prompt;
+    }
+    std::ifstream file;
+    bool const standard = arguments.promptFile == "-";
+    if (!standard)
+    {
+        file.open(arguments.promptFile, std::ios::binary);
+    }
+    std::istream& stream = standard ? std::cin : file;
+    std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+    if (stream.bad() || (!standard && !file.is_open()))
+    {
+        throw UsageError("--prompt-file: " + arguments.promptFile + " cannot be read.");
+    }
+    if (text.find('\0') != std::string::npos)
+    {
+        throw UsageError("--prompt-file: " + arguments.promptFile + " is no text.");
+    }
+    return text;
+}
+
+//! The ids of the prompt.
+FlextronStatus promptIds(FlextronRunner* runner, Arguments const& arguments, std::vector<std::int64_t>& ids)
+{
+    if (!arguments.ids.empty())
+    {
+        ids = arguments.ids;
+        return FLEXTRON_OK;
+    }
+    std::int64_t const* found = nullptr;
+    std::size_t count = 0;
+    auto const status = flextronEncode(runner, promptText(arguments).c_str(), &found, &count);
+    if (status == FLEXTRON_OK)
+    {
+        ids.assign(found, found + count);
+    }
+    return status;
+}
+
 int run(Arguments const& arguments)
 {
     FlextronRunner* opened = nullptr;
@@ -138,9 +228,14 @@ int run(Arguments const& arguments)
     {
         return report(status);
     }
-    if (arguments.ids.empty())
+    if (!arguments.withPrompt)
     {
         return 0;
+    }
+    std::vector<std::int64_t> ids;
+    if (auto const status = promptIds(runner.get(), arguments, ids); status != FLEXTRON_OK)
+    {
+        return report(status);
     }
     char const* selection = nullptr;
     if (auto const status = flextronSelection(runner.get(), &selection); status != FLEXTRON_OK)
@@ -156,18 +251,21 @@ int run(Arguments const& arguments)
     {
         std::fprintf(stderr, "%s\n", explanation);
     }
-    Output output{!arguments.json, {}};
+    Output output{!arguments.json, {}, {}};
+    bool const text = arguments.ids.empty();
     FlextronTimings timings{};
     timings.structSize = sizeof(timings);
-    if (auto const status = flextronGenerate(runner.get(), arguments.ids.data(), arguments.ids.size(),
-            &arguments.generation, receive, &output, &timings);
-        status != FLEXTRON_OK)
+    auto const status = text
+        ? flextronGenerateText(
+            runner.get(), ids.data(), ids.size(), &arguments.generation, receiveText, &output, &timings)
+        : flextronGenerate(runner.get(), ids.data(), ids.size(), &arguments.generation, receive, &output, &timings);
+    if (status != FLEXTRON_OK)
     {
         return report(status);
     }
     if (arguments.json)
     {
-        printJson(output, selection, timings);
+        printJson(output, text, selection, timings);
     }
     else
     {

@@ -12,7 +12,9 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 struct FlextronRunner
 {
@@ -26,6 +28,8 @@ struct FlextronRunner
     std::string explanation;
     std::string file;
     std::string notes;
+    std::vector<std::int64_t> ids;
+    std::string text;
 };
 
 namespace
@@ -149,6 +153,7 @@ flextron::RunnerOptions runnerOptions(FlextronOptions const& given)
     options.dtype = text(given.dtype);
     options.latencyTable = text(given.latencyTable);
     options.onnxruntime = text(given.onnxruntime);
+    options.tokenizers = text(given.tokenizers);
     options.threads = given.threads;
     options.chunk = given.chunk;
     if (given.context != 0)
@@ -162,8 +167,27 @@ flextron::RunnerOptions runnerOptions(FlextronOptions const& given)
     return options;
 }
 
+flextron::GenerationOptions generationOptions(FlextronGeneration const* generation)
+{
+    auto const given = completed(generation, flextronDefaultGeneration);
+    return {given.maxNewTokens,
+        {given.temperature, given.topK, given.topP, given.minP, given.repetitionPenalty}, given.seed,
+        given.ignoreEos != 0};
+}
+
+void checkPrompt(FlextronRunner const* runner, std::int64_t const* prompt, std::size_t size)
+{
+    require(runner != nullptr, "The runner");
+    require(prompt != nullptr || size == 0, "The prompt");
+}
+
+//! \param out may be null.
 void writeTimings(flextron::Timings const& timings, FlextronTimings* out)
 {
+    if (out == nullptr)
+    {
+        return;
+    }
     constexpr double kMedian = 50;
     constexpr double kTail = 95;
     FlextronTimings const value{out->structSize, timings.promptTokens, timings.tokens, timings.firstTokenMs,
@@ -311,18 +335,57 @@ FlextronStatus flextronGenerate(FlextronRunner* runner, int64_t const* prompt, s
     return guarded(
         [&]
         {
-            require(runner != nullptr, "The runner");
-            require(prompt != nullptr || promptSize == 0, "The prompt");
-            auto const given = completed(generation, flextronDefaultGeneration);
-            flextron::GenerationOptions const options{
-                given.maxNewTokens, {given.temperature, given.topK, given.topP, given.minP, given.repetitionPenalty},
-                given.seed, given.ignoreEos != 0};
+            checkPrompt(runner, prompt, promptSize);
             auto const receive
                 = [&](std::int64_t token) { return callback == nullptr || callback(token, user) == 0; };
-            auto const taken = runner->runner.generate({prompt, promptSize}, options, receive);
-            if (timings != nullptr)
+            writeTimings(
+                runner->runner.generate({prompt, promptSize}, generationOptions(generation), receive), timings);
+        });
+}
+
+FlextronStatus flextronEncode(FlextronRunner* runner, char const* text, int64_t const** ids, size_t* count)
+{
+    return guarded(
+        [&]
+        {
+            require(runner != nullptr, "The runner");
+            require(text != nullptr, "The text");
+            require(ids != nullptr && count != nullptr, "The place for the ids");
+            runner->ids = runner->runner.tokenizer().encode(text);
+            *ids = runner->ids.data();
+            *count = runner->ids.size();
+        });
+}
+
+FlextronStatus flextronDecode(FlextronRunner* runner, int64_t const* ids, size_t count, char const** text)
+{
+    return guarded(
+        [&]
+        {
+            checkPrompt(runner, ids, count);
+            require(text != nullptr, "The place for the text");
+            runner->text = runner->runner.detokenizer().decode({ids, count});
+            *text = runner->text.c_str();
+        });
+}
+
+FlextronStatus flextronGenerateText(FlextronRunner* runner, int64_t const* prompt, size_t promptSize,
+    FlextronGeneration const* generation, FlextronTextCallback callback, void* user, FlextronTimings* timings)
+{
+    return guarded(
+        [&]
+        {
+            checkPrompt(runner, prompt, promptSize);
+            flextron::TextStream stream(runner->runner.detokenizer(), {prompt, promptSize});
+            auto const pass = [&](std::int64_t token, std::string const& piece)
+            { return callback == nullptr || callback(token, piece.c_str(), user) == 0; };
+            auto const taken = runner->runner.generate({prompt, promptSize}, generationOptions(generation),
+                [&](std::int64_t token) { return pass(token, stream.push(token)); });
+            auto const rest = stream.finish();
+            if (!rest.empty() && std::string_view(taken.stoppedBy) != "caller")
             {
-                writeTimings(taken, timings);
+                static_cast<void>(pass(-1, rest));
             }
+            writeTimings(taken, timings);
         });
 }

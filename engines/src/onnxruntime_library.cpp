@@ -1,11 +1,7 @@
 #include "onnxruntime_library.h"
 
 #include "error.h"
-
-#include <cstdlib>
-#include <dlfcn.h>
-#include <string_view>
-#include <vector>
+#include "shared_library.h"
 
 namespace flextron
 {
@@ -13,48 +9,17 @@ namespace flextron
 namespace
 {
 
-constexpr std::string_view kFix = "pip install onnxruntime, or pass the path of libonnxruntime.so.1 (--onnxruntime, "
+constexpr char const* kFix = "pip install onnxruntime, or pass the path of libonnxruntime.so.1 (--onnxruntime, "
                                   "or the environment variable FLEXTRON_ONNXRUNTIME)";
-
-std::vector<std::string> candidates(std::string const& path)
-{
-    if (!path.empty())
-    {
-        return {path};
-    }
-    if (char const* const given = std::getenv("FLEXTRON_ONNXRUNTIME"); given != nullptr && *given != '\0')
-    {
-        return {given};
-    }
-    return {"libonnxruntime.so.1", "libonnxruntime.so"};
-}
-
-OrtApiBase const& apiBase(std::string const& path)
-{
-    std::vector<std::string> tried;
-    for (auto const& candidate : candidates(path))
-    {
-        if (void* const library = ::dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL))
-        {
-            using GetApiBase = OrtApiBase const* (*)();
-            auto const get = reinterpret_cast<GetApiBase>(::dlsym(library, "OrtGetApiBase"));
-            if (get != nullptr)
-            {
-                return *get();
-            }
-            tried.push_back(candidate + " is no ONNX Runtime");
-            continue;
-        }
-        char const* const reason = ::dlerror();
-        tried.emplace_back(reason != nullptr ? reason : candidate.c_str());
-    }
-    throw Error(FLEXTRON_MISSING_DEPENDENCY, "ONNX Runtime cannot be loaded: " + join(tried, "; ") + ".", {}, kFix);
-}
 
 //! Loads the library for this process and returns its version.
 std::string load(std::string const& path)
 {
-    auto const& base = apiBase(path);
+    using GetApiBase = OrtApiBase const*();
+    constexpr char const* kSymbol = "OrtGetApiBase";
+    SharedLibrary const library("ONNX Runtime",
+        libraryNames(path, "FLEXTRON_ONNXRUNTIME", {"libonnxruntime.so.1", "libonnxruntime.so"}), kSymbol, kFix);
+    auto const& base = *library.find<GetApiBase>(kSymbol)();
     std::string version = base.GetVersionString();
     auto const* const api = base.GetApi(ORT_API_VERSION);
     if (api == nullptr)

@@ -153,6 +153,36 @@ Session& Runner::session()
     return *mSession;
 }
 
+Tokenizer const& Runner::tokenizer()
+{
+    if (!mTokenizer)
+    {
+        mTokenizer = std::make_unique<Tokenizer>(tokenizerFile().parent_path(), mOptions.tokenizers);
+    }
+    return *mTokenizer;
+}
+
+Detokenizer const& Runner::detokenizer()
+{
+    if (!mDetokenizer)
+    {
+        mDetokenizer = std::make_unique<Detokenizer>(tokenizerFile());
+    }
+    return *mDetokenizer;
+}
+
+std::filesystem::path Runner::tokenizerFile() const
+{
+    auto file = mBundle.path() / "tokenizer.json";
+    if (!std::filesystem::is_regular_file(file))
+    {
+        throw inputError(mBundle.path().string() + " has no tokenizer.json, so text cannot be turned into tokens.",
+            "pass token ids, or add tokenizer.json to the checkpoint and export again",
+            "the model that was exported came without a fast tokenizer");
+    }
+    return file;
+}
+
 Timings Runner::generate(std::span<std::int64_t const> prompt, GenerationOptions const& options,
     std::function<bool(std::int64_t)> const& receive)
 {

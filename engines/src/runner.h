@@ -2,6 +2,7 @@
 #pragma once
 
 #include "calibration.h"
+#include "detokenizer.h"
 #include "latency_store.h"
 #include "latency_target.h"
 #include "manifest.h"
@@ -10,6 +11,7 @@
 #include "selection.h"
 #include "session.h"
 #include "timings.h"
+#include "tokenizer.h"
 
 #include <cstdint>
 #include <functional>
@@ -40,6 +42,7 @@ struct RunnerOptions
     std::string dtype;
     std::string latencyTable;
     std::string onnxruntime;
+    std::string tokenizers;
     std::int32_t threads{};
     std::int64_t chunk{};
     std::optional<std::int64_t> context;
@@ -90,6 +93,10 @@ public:
         return mNotes;
     }
 
+    //! Throws an Error if the bundle has no tokenizer, or one that this library does not know.
+    [[nodiscard]] Tokenizer const& tokenizer();
+    [[nodiscard]] Detokenizer const& detokenizer();
+
     //! \param receive gets every token as soon as it is decided; returns false to stop.
     Timings generate(std::span<std::int64_t const> prompt, GenerationOptions const& options,
         std::function<bool(std::int64_t)> const& receive);
@@ -99,6 +106,7 @@ private:
     [[nodiscard]] Json device() const;
     [[nodiscard]] LatencyTable const& measurements(LatencyTarget const& target);
     [[nodiscard]] Session& session();
+    [[nodiscard]] std::filesystem::path tokenizerFile() const;
     [[nodiscard]] Setup chooseSetup() const;
     void checkPrompt(std::span<std::int64_t const> prompt) const;
 
@@ -111,6 +119,8 @@ private:
     std::unique_ptr<Session> mSession; //!< loaded when it is first needed
     std::optional<LatencyTable> mTable;
     std::vector<std::string> mNotes;
+    std::unique_ptr<Tokenizer> mTokenizer; //!< made when text is first needed
+    std::unique_ptr<Detokenizer> mDetokenizer;
 };
 
 } // namespace flextron

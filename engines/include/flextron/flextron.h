@@ -62,6 +62,7 @@ typedef struct FlextronOptions
     int32_t lowMemory;         /*!< nonzero: leave the weights in the mapped file; slower */
     int32_t skipHashes;        /*!< nonzero: check only sizes of the bundle's files */
     int32_t calibration;       /*!< a FlextronCalibrationMode; default: FLEXTRON_CALIBRATE_AUTO */
+    char const* tokenizers;    /*!< onnxruntime-extensions; default: $FLEXTRON_TOKENIZERS, then the system's */
 } FlextronOptions;
 
 /*! Is called after each of the lengths at which budgets are measured. Must not throw or call the runner. */
@@ -110,6 +111,10 @@ typedef struct FlextronTimings
 /*! Receives every token as soon as it is decided; returns nonzero to stop. Must not throw or call the runner. */
 typedef int (*FlextronTokenCallback)(int64_t token, void* user);
 
+/*! Receives every token with the text that it makes ready: whole UTF-8 characters only, so it may be empty. A last call
+ *  with token -1 brings what is left, if anything is. Returns nonzero to stop. Must not throw or call the runner. */
+typedef int (*FlextronTextCallback)(int64_t token, char const* text, void* user);
+
 /*! Message of this thread's last failed call; never NULL, valid until the thread's next call. */
 FLEXTRON_API char const* flextronLastError(void);
 
@@ -153,6 +158,20 @@ FLEXTRON_API FlextronStatus flextronNotes(FlextronRunner* runner, char const** t
  */
 FLEXTRON_API FlextronStatus flextronGenerate(FlextronRunner* runner, int64_t const* prompt, size_t promptSize,
     FlextronGeneration const* generation, FlextronTokenCallback callback, void* user, FlextronTimings* timings);
+
+/*! Token ids of a UTF-8 text by the bundle's tokenizer, with a beginning-of-text token if it adds one. Needs the library
+ *  onnxruntime-extensions. The ids are valid until the next such call.
+ */
+FLEXTRON_API FlextronStatus flextronEncode(
+    FlextronRunner* runner, char const* text, int64_t const** ids, size_t* count);
+
+/*! Text of token ids, without special tokens. Needs no library. Valid until the next such call. */
+FLEXTRON_API FlextronStatus flextronDecode(
+    FlextronRunner* runner, int64_t const* ids, size_t count, char const** text);
+
+/*! As flextronGenerate, but the answer is text. The prompt's ids may come from flextronEncode. */
+FLEXTRON_API FlextronStatus flextronGenerateText(FlextronRunner* runner, int64_t const* prompt, size_t promptSize,
+    FlextronGeneration const* generation, FlextronTextCallback callback, void* user, FlextronTimings* timings);
 
 #ifdef __cplusplus
 }

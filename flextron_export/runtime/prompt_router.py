@@ -11,7 +11,7 @@ from ..bundle.manifest import Bundle
 from ..elastic.router import encode
 from ..elastic.widths import Budget, LayerWidth
 from ..graph.contract import CHOICES, PROMPT_INPUT, PROMPT_ROUTER, TARGET_INPUT
-from ..targets.onnxruntime_cpu import load_graph
+from ..targets._onnxruntime.loading import load_graph
 from .selection import Numbers, Rejection, Selection
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 DEFAULT_TARGET = "onnxruntime-cpu"
 TARGETS = {
     DEFAULT_TARGET: "onnxruntime_cpu:",
+    "onnxruntime-cuda": "_onnxruntime.target:ONNXRUNTIME_CUDA",
+    "onnxruntime-tensorrt": "_onnxruntime.target:ONNXRUNTIME_TENSORRT",
+    "onnxruntime-tensorrt-rtx": "_onnxruntime.target:ONNXRUNTIME_TENSORRT_RTX",
     "tensorrt-rtx": "_tensorrt.target:TENSORRT_RTX",
     "tensorrt": "_tensorrt.target:TENSORRT",
 }

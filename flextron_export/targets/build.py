@@ -25,7 +25,7 @@ def build(
 
     Args:
         bundle: a bundle directory; its files are verified first.
-        target: `onnxruntime-cpu`, `tensorrt-rtx` or `tensorrt`.
+        target: one of `TARGETS`.
         layout, dtype: if None, the target's own or else what was exported.
         sm: compute capabilities such as 86 or 120; only TensorRT-RTX builds for devices that are not there.
         limits: what the target allows further (TensorRT: `capacity`, `max_batch`, `max_length`).

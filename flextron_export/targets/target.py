@@ -54,6 +54,7 @@ class Target(Protocol):
 
 if TYPE_CHECKING:  # for mypy to see that they offer all of it
     from . import onnxruntime_cpu
+    from ._onnxruntime.target import ONNXRUNTIME_CUDA, ONNXRUNTIME_TENSORRT
     from ._tensorrt.target import TENSORRT, TENSORRT_RTX
 
-    _all: tuple[Target, ...] = (onnxruntime_cpu, TENSORRT, TENSORRT_RTX)
+    _all: tuple[Target, ...] = (onnxruntime_cpu, ONNXRUNTIME_CUDA, ONNXRUNTIME_TENSORRT, TENSORRT, TENSORRT_RTX)

@@ -18,7 +18,7 @@ from ..elastic.checkpoint import ElasticCheckpoint
 from ..elastic.router import PARTS, RoutedBudget
 from ..elastic.safetensors import numpy_dtype
 from ..graph.contract import DTYPES, PROMPT_ROUTER, ROUTED, cache_names, cache_shapes, choice_name, choices
-from .onnxruntime_cpu import load_graph
+from ._onnxruntime.loading import load_graph
 from .verify import MODES, PROMPT, TOLERANCE, Check
 
 if TYPE_CHECKING:

@@ -6,15 +6,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from flextron_export.plugins import Parameters, Plugins
 from tests.plugins import elastic_linear_cases, head_subset_attention_cases
 from tests.plugins.running import STORAGE, Memory
+from tools.gpu_check import engine
 from tools.gpu_check.report import Timing, cache_bytes, feed_forward_bytes, goals, write_report
 from tools.gpu_check.vectors import DeviceMemory, run_vectors
 
@@ -29,6 +32,18 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
     assert "error: The GPU check needs a CUDA GPU, and PyTorch sees none." in done.stderr
     assert "next: run this on a machine with an NVIDIA GPU" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_target_is_compared_with_the_cpu_in_every_layout_it_takes(tmp_path: Path, monkeypatch: Any) -> None:
+    bundle = engine.make_bundle(tmp_path)
+    found = engine.run_target(bundle, "onnxruntime-cpu")
+    assert found["state"] == "passed" and set(found["differences"]) == {"panels", "shared", "per-budget"}
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        found = engine.run_target(bundle, "onnxruntime-cuda")
+        assert found["state"] == "skipped" and "CUDA provider" in found["reason"]
+    assert engine.run_target(bundle, "tensorrt")["state"] in ("skipped", "failed")
+    monkeypatch.setattr(engine, "run_in_steps", lambda *_: [(0, np.random.default_rng().standard_normal((1, 3, 5)))])
+    assert engine.run_target(bundle, "onnxruntime-cpu")["state"] == "failed"
 
 
 class Idle(Plugins):

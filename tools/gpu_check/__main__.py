@@ -4,8 +4,8 @@
 
 Compiles the kernels with nvcc for this GPU, runs every test vector through the C ABI on torch's CUDA tensors (and again
 under compute-sanitizer, if there is one), then times them against torch SDPA, cuBLAS and the measured copy bandwidth,
-and builds and runs a bundle with TensorRT-RTX if that is installed. Writes `gpu_check.json` and `gpu_check.png` to OUT.
-Exits with 1 if a result is wrong; goals that are missed are reported and do not fail the check.
+and builds and runs a bundle on every GPU target whose library is installed. Writes `gpu_check.json` and `gpu_check.png`
+to OUT. Exits with 1 if a result is wrong; goals that are missed are reported and do not fail the check.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> int:
     # Here, because they import torch and need its GPU.
     from flextron_export.plugins import Plugins
 
-    from .engine import run_engine
+    from .engine import GPU_TARGETS, make_bundle, run_target
     from .timings import all_timings, copy_bandwidth
     from .vectors import run_vectors
 
@@ -67,11 +67,14 @@ def main() -> int:
     for goal in goals(timings, bandwidth):
         sign = "at most" if goal.at_most else "at least"
         print(f"    {'met   ' if goal.met else 'MISSED'} {goal.name}: {goal.value:.2f}, {sign} {goal.limit}")
-    report["tensorrt_rtx"] = run_engine(out / "engine", device["compute_capability"])
-    print(f"==> TensorRT-RTX: {report['tensorrt_rtx']['state']}")
+    sm, report["targets"] = (int(device["compute_capability"].replace(".", "")),), {}
+    for target in GPU_TARGETS:
+        report["targets"][target] = run_target(make_bundle(out / "engine"), target, sm)
+        print(f"==> {target}: {report['targets'][target]}", flush=True)
     report["seconds"] = round(time.monotonic() - began)
     print(f"==> {write_report(out, report, timings, bandwidth)}, {report['seconds']} s")
-    wrong = differences or "failed" in (report["compute_sanitizer"]["state"], report["tensorrt_rtx"]["state"])
+    states = [report["compute_sanitizer"]["state"], *(found["state"] for found in report["targets"].values())]
+    wrong = differences or "failed" in states
     return 1 if wrong else 0
 
 

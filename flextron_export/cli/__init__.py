@@ -20,6 +20,7 @@ COMMANDS = (
     "calibrate",
     "plan",
     "report",
+    "bench",
     "verify",
     "evaluate",
     "run",

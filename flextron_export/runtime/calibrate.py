@@ -139,13 +139,25 @@ class Rounds:
         vocabulary: number of tokens there are.
         most: most tokens a sequence may hold.
         seconds: about how long each of the measurements below may take.
+        capacity: slots of the caches in which decode steps run; by default what they need.
+        sampling: how a token is chosen.
 
     Attributes:
         samples: per budget, the milliseconds of the latest measurement.
     """
 
-    def __init__(self, session: Session, budgets: Sequence[Budget], vocabulary: int, most: int, seconds: float) -> None:
-        self.budgets, self.session, self.most, self.seconds = budgets, session, most, seconds
+    def __init__(
+        self,
+        session: Session,
+        budgets: Sequence[Budget],
+        vocabulary: int,
+        most: int,
+        seconds: float,
+        *,
+        capacity: int | None = None,
+        sampling: Sampling = SAMPLING,
+    ) -> None:
+        self.budgets, self.session, self.most, self.seconds, self.sampling = budgets, session, most, seconds, sampling
         self.random = np.random.default_rng(0)
         self.tokens = np.random.default_rng(0).integers(0, vocabulary, most)
         self.steps = dict.fromkeys((b.name for b in budgets), 0)
@@ -155,7 +167,7 @@ class Rounds:
         common = session.memory()
         for budget in self.budgets:
             before = session.memory()
-            self.sequences[budget.name] = LiveSequence(session, budget, most)
+            self.sequences[budget.name] = LiveSequence(session, budget, most, capacity=capacity)
             for _ in range(2):
                 LiveSequence(session, budget, most).prefill(self.tokens[:2])
             self.private.append(common + session.memory() - before)
@@ -176,7 +188,7 @@ class Rounds:
                 self.steps[budget.name] += 1
                 token = int(self.tokens[(context - 1 + self.steps[budget.name]) % self.most])
                 start = time.perf_counter()
-                SAMPLING.choose(sequence.decode(token), self.random)
+                self.sampling.choose(sequence.decode(token), self.random)
                 found.append((time.perf_counter() - start) * 1e3)
             return found[1:]
 
@@ -188,7 +200,7 @@ class Rounds:
         def once(budget: Budget) -> list[float]:
             start = time.perf_counter()
             sequence = LiveSequence(self.session, budget, self.most)
-            SAMPLING.choose(sequence.prefill(self.tokens[:prompt]), self.random)
+            self.sampling.choose(sequence.prefill(self.tokens[:prompt]), self.random)
             return [(time.perf_counter() - start) * 1e3]
 
         return self._rounds(prompt, repeats, once)

@@ -247,6 +247,12 @@ def _explain_os_errors(path: Path) -> Iterator[None]:
                 cause=f"{shutil.disk_usage(_existing(path)).free / 1e6:.0f} MB are free on that disk",
                 fix="free some space, or write somewhere else",
             ) from error
+        if getattr(error, "errno", None) == errno.EFBIG or "os error 27" in str(error):
+            raise InputError(
+                f"A file is too large: {path} was not written, and what stood there before is unchanged.",
+                cause="this user, or that file system, may not write files of such a size (see ulimit -f)",
+                fix="raise the limit, or write somewhere else",
+            ) from error
         if isinstance(error, OSError) and error.errno in _UNUSABLE and _concerns(error, path):
             raise _unwritable(path, error) from error
         raise

@@ -107,6 +107,16 @@ def text_options(function: F) -> F:
     return function
 
 
+def work_options(function: F) -> F:
+    """`--work` and `--resume`: what an interrupted run left, and going on with it."""
+    for option in (
+        click.option("--resume", is_flag=True, help="Go on where an interrupted run was; begin if there is none."),
+        click.option("--work", type=DIRECTORY, help="Directory for unfinished work, kept; default OUT.work, not kept."),
+    ):
+        function = option(function)
+    return function
+
+
 def integers(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """Callback of an option that takes numbers with commas."""
     if value is None:

@@ -14,7 +14,7 @@ from ..training.importance import IMPORTANCE
 from ..training.optimizer import OPTIMIZERS
 from ..training.sampling import SAMPLINGS
 from ..training.settings import LOSSES, PRECISIONS
-from .common import DIRECTORY, json_option, print_json, print_table, show_warnings, text_options
+from .common import DIRECTORY, json_option, print_json, print_table, show_warnings, text_options, work_options
 
 
 def default(name: str) -> dict[str, Any]:
@@ -47,6 +47,9 @@ def default(name: str) -> dict[str, Any]:
 @click.option("--accumulate", type=int, help="Parts to compute a batch in, to save memory.", **default("accumulate"))
 @click.option("--recompute", is_flag=True, help="Gradient checkpointing: slower, less memory.")
 @click.option(
+    "--full-weight", type=float, help="Weight of the full model's loss against another's.", **default("full_weight")
+)
+@click.option(
     "--sampling",
     type=click.Choice(SAMPLINGS),
     help="Which sub-networks train together.",
@@ -68,11 +71,8 @@ def default(name: str) -> dict[str, Any]:
     help="Type of written weights.",
     **default("dtype"),
 )
-@click.option("--work", type=DIRECTORY, help="Directory for tokens and states, kept; OUT.work by default, not kept.")
+@work_options
 @click.option("--save-every", type=int, help="Steps between saved states; 0: none.", **default("save_every"))
-@click.option(
-    "--resume", is_flag=True, help="Go on from the newest state of an interrupted run; begin if there is none."
-)
 @click.option("--tensorboard", type=DIRECTORY, help="Directory for TensorBoard files.")
 @click.option("--seed", type=int, help="Seed of everything random.", **default("seed"))
 @click.option("--threads", type=int, help="CPU threads; fewer are faster while other programs compute.")

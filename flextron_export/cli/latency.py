@@ -203,7 +203,7 @@ def _give(model: LatencyModel, out: Path | None, as_json: bool) -> None:
     assert candidates is not None  # of every model that is made here
     what = "per token at context" if model.phase == "decode" else "for a prompt of"
     rows = [
-        [kind, width, f"{ms:.4f}", f"{100 * width / widths[-1]:.0f} %", f"{100 * ms / entries[-1]:.0f} %"]
+        [kind, width, f"{ms:.4f}", f"{100 * width / widths[-1]:.0f} %", _percent(ms, entries[-1])]
         for kind, widths, entries in (
             ("attention, KV groups", candidates.groups, model.groups),
             ("FFN, neurons", candidates.neurons, model.neurons),
@@ -219,3 +219,8 @@ def _give(model: LatencyModel, out: Path | None, as_json: bool) -> None:
     )
     if out is not None:
         click.echo(f"written to {out}")
+
+
+def _percent(part: float, whole: float) -> str | None:
+    """None of nothing: where no width of a part was seen to cost time."""
+    return f"{100 * part / whole:.0f} %" if whole else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import DIRECTORY, json_option, names, print_json, print_table, show_warnings, text_options
+from .common import DIRECTORY, json_option, names, print_json, print_table, show_warnings, text_options, work_options
 from .latency import check_latency_options, chosen_latency, latency_options
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ if TYPE_CHECKING:
 @click.option("--device", help="Torch device, such as cpu or cuda; a GPU by default if there is one.")
 @click.option("--plot", type=DIRECTORY, help="Draw the widths of every target into this PNG.")
 @click.option("--metrics", type=DIRECTORY, help="Directory for TensorBoard.")
+@work_options
+@click.option("--save-every", type=int, default=500, show_default=True, help="Steps between saved states; 0: none.")
 @click.option("--overwrite", is_flag=True, help="Replace an elastic checkpoint at --out.")
 @json_option
 def route_command(
@@ -125,5 +127,5 @@ def show_router(record: RouterRecord) -> None:
         ms = f"{r['milliseconds']:.4g}"
         rows.append([f"{r['target']:g}", ms, f"{r['relative']:.3f}", f"{r['validation_loss']:.3f}", uniform, widths])
     mean = "" if record.kind == "static" else "mean "
-    columns = ["target", f"{mean}ms", "of full", "nats per token", "uniform there", f"{mean}groups/neurons per layer"]
+    columns = ["target", f"{mean}ms", "of full", "nats per token", "best uniform", f"{mean}groups/neurons per layer"]
     print_table(f"{record.kind} router, by the latency model", columns, rows)

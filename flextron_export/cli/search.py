@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .common import DIRECTORY, json_option, names, print_json, print_table, show_warnings, text_options
+from .common import DIRECTORY, json_option, names, print_json, print_table, show_warnings, text_options, work_options
 from .latency import check_latency_options, chosen_latency, latency_options
 
 
@@ -29,6 +29,7 @@ from .latency import check_latency_options, chosen_latency, latency_options
 @click.option("--seed", type=int, help="Seed of the split of the text; elastify's by default.")
 @click.option("--threads", type=int, help="CPU threads; fewer are faster while other programs compute.")
 @click.option("--device", help="Torch device, such as cpu or cuda; a GPU by default if there is one.")
+@work_options
 @click.option("--overwrite", is_flag=True, help="Replace an elastic checkpoint at --out, which may be CHECKPOINT.")
 @json_option
 def search_command(

@@ -108,7 +108,7 @@ def evaluate(
     if tasks:  # what is missing is found out before a model is loaded
         from .tasks import Tasks
 
-        loaded = Tasks(tasks)
+        loaded = Tasks(tasks, track)
     with closing(open_subject(path, **where)) as subject:
         chosen = [subject.budget(name) for name in dict.fromkeys(budgets)] or list(subject.budgets)
         read = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, problems
+from ..progress import Track, silent
 from .harness import FlextronLM
 
 # After `harness`, which says what to install if the library is missing.
@@ -28,19 +29,22 @@ class Tasks:
 
     Args:
         names: tasks, groups and tags that the harness knows, with * for any letters, and paths of YAML files.
+        track: shows progress.
 
     Raises:
         InputError: a name is unknown, a task cannot be loaded, or its data are not to be had; every one is named.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], track: Track = silent) -> None:
         if not names:
             raise InputError("No task was named.", fix="name some, such as arc_easy, or the path of a YAML file")
         files = {name: Path(name) for name in names if name.endswith((".yaml", ".yml"))}
         missing = [f"there is no task file {name}" for name, path in files.items() if not path.is_file()]
         problems(InputError, "these tasks cannot be scored", missing, fix="check the paths")
-        # Reading the list of the harness's own tasks takes seconds, which task files do without.
-        self._manager = TaskManager(include_defaults=len(files) < len(names))
+        # Its own tasks are thousands of files, which a user's task files do without.
+        own = len(files) < len(names)
+        for _ in track([own], "reading the harness's own tasks (up to a minute)") if own else [own]:
+            self._manager = TaskManager(include_defaults=own)
         self._tasks: list[Any] = []
         unreachable: list[str] = []
         other: list[str] = []

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..elastic.architecture import Architecture
 from ..elastic.model import narrowed
-from ..elastic.widths import Budget
+from ..elastic.widths import Budget, full_budget
 from ..errors import FlextronError, InputError
 from .data import batches
 from .distribution import (
@@ -29,13 +29,13 @@ from .distribution import (
     sharded,
     share,
 )
-from .environment import autocast, enough_memory, thread_count, training_attention
+from .environment import autocast, enough_memory, thread_count, training_attention, without_dropout
 from .metrics import tensorboard
 from .optimizer import Optimizer, cosine
 from .progress import training_progress
 from .sampling import Sampler, full_only, full_smallest_random
 from .settings import LOSSES, TrainingSettings
-from .state import Position, States
+from .state import Position, States, last_state
 
 if TYPE_CHECKING:
     import torch
@@ -111,6 +111,7 @@ def train(
     run.train()
     with (
         thread_count(settings.threads),
+        without_dropout(core),
         training_attention(core, settings.length),
         _recomputation(core, settings.recompute),
         tensorboard(metrics if main else None, start.step) as write,
@@ -122,8 +123,6 @@ def train(
         for step in range(start.step, settings.steps):
             began = time.perf_counter()
             before = {"budgets": random.bit_generator.state, "data": order.bit_generator.state}
-            # Dropout depends on the step alone, so that its generator need not be saved.
-            torch.manual_seed((settings.seed << 32) + step * accelerator.num_processes + accelerator.process_index)
             chosen, ids = budgets(random), share(accelerator, torch.from_numpy(next(data))).to(device)
             parts = mean_over_processes(
                 accelerator, _accumulate(run, core, architecture, ids, chosen, teacher, settings, accelerator)
@@ -153,6 +152,10 @@ def train(
                     "tokens_per_second": settings.batch * settings.length / (time.perf_counter() - began),
                 },
             )
+        if states and states.every and settings.steps > start.step:
+            after = {"budgets": random.bit_generator.state, "data": order.bit_generator.state}
+            with last_state(alone=accelerator.num_processes == 1):
+                states.save(settings, accelerator, run, optimizer.parts, Position(settings.steps, losses, after))
     if sharded(accelerator):
         whole = accelerator.get_state_dict(run)
         if main:
@@ -171,7 +174,7 @@ def _accumulate(
     settings: TrainingSettings,
     accelerator: Any,
 ) -> torch.Tensor:
-    """Add the gradient of the mean loss over the sub-networks, one pass at a time; return the loss of each.
+    """Add the gradient of the weighted mean loss over the sub-networks, one pass at a time; return the loss of each.
 
     Args:
         run: the model as accelerate prepared it, which is called.
@@ -181,6 +184,8 @@ def _accumulate(
     import torch
 
     precision = "bf16" if configured_precision() == "bf16" else settings.precision
+    full = full_budget(architecture).layers
+    weights = [settings.full_weight if budget.layers == full else 1.0 for budget in budgets]
     losses = torch.zeros(len(budgets), device=ids.device)
     pieces = ids.chunk(settings.accumulate)
     for p, piece in enumerate(pieces):
@@ -201,7 +206,7 @@ def _accumulate(
                     logits = run(input_ids=inputs, use_cache=False).logits.flatten(0, 1).float()
                     loss = _loss(logits, targets, original, settings.loss)
                 # Still narrowed: with gradient checkpointing the backward pass runs the forward again.
-                accelerator.backward(loss / (len(budgets) * len(pieces)))
+                accelerator.backward(loss / (sum(weights) / weights[b] * len(pieces)))
             losses[b] += loss.detach() / len(pieces)
     return losses
 

@@ -31,7 +31,7 @@ from .sampling import make_sampler
 from .settings import TrainingSettings
 from .state import States, remove
 from .tokens import tokenise
-from .work import default_work, work_directory
+from .work import default_work, kept, settle, work_directory
 
 IMPORTANCE_SEQUENCES = 128
 VALIDATION_SEQUENCES = 256
@@ -59,6 +59,7 @@ def elastify(
     precision: str = "auto",
     accumulate: int = 1,
     recompute: bool = False,
+    full_weight: float = 1.0,
     sampling: str = "sandwich",
     around: str | Path | Sequence[Budget] | None = None,
     candidates: Candidates | None = None,
@@ -100,6 +101,7 @@ def elastify(
         precision: `bf16`, `fp32`, or `auto`: bf16 where the hardware multiplies it faster.
         accumulate: parts in which a process computes its share of a batch, to save memory.
         recompute: gradient checkpointing, to save memory.
+        full_weight: how much the full model's loss counts against each of the other two sub-networks' of a step.
         sampling: which sub-networks train together: `sandwich`, `uniform`, `random` or `router`; see `sampling`.
         around: budgets that `router` stays near: a list, a JSON file of one, or an elastic checkpoint.
         candidates: widths a layer may take; default a quarter, a half, three quarters and all of both widths, but no
@@ -113,7 +115,8 @@ def elastify(
         dtype: of the written weights; `auto` is that of the model. Training computes in float32 or mixed precision.
         text_field: field that holds the text in JSONL files and data sets.
         work: directory for tokens and states, kept; default `OUT.work`, removed when the checkpoint is written.
-        save_every: steps between two states that a killed run can go on from; 0 saves none.
+        save_every: steps between two states that a killed run can go on from; one is saved after the last step, too,
+            in case the checkpoint cannot be written. 0 saves none.
         resume: go on from the newest state in the work directory, to the same result; begin if there is none.
         tensorboard: directory for TensorBoard files.
         seed: of everything random.
@@ -153,6 +156,7 @@ def elastify(
         threads=threads,
         accumulate=accumulate,
         recompute=recompute,
+        full_weight=full_weight,
     )
     settings.validate()
     check_positions(length, architecture)
@@ -189,7 +193,7 @@ def elastify(
         quiet_transformers(),
     ):
         if accelerator.is_main_process:
-            _settle(States(place, every=save_every), resume=resume, overwrite=overwrite)
+            settle(place, resume=resume, overwrite=overwrite)
         with accelerator.main_process_first():  # the others then find what it wrote
             data = tokenise(
                 text,
@@ -241,7 +245,7 @@ def elastify(
             )
             del teacher
         if accelerator.is_main_process:
-            with new_directory(out, marker=MARKER, overwrite=overwrite) as directory:
+            with kept(place), new_directory(out, marker=MARKER, overwrite=overwrite) as directory:
                 model.to(getattr(torch, dtype)).save_pretrained(directory)
                 # Measured as written: rounding to 16 bits is part of what a budget loses. Read back, as `to` has also
                 # rounded what is not written: the frequencies of the rotary embedding. The old model goes first, to
@@ -320,18 +324,6 @@ def sort_(
             fix="check that transformers generates sensible text with it",
         )
     return measured.reordered(*order)
-
-
-def _settle(states: States, *, resume: bool, overwrite: bool) -> None:
-    """Decide what becomes of the states of an unfinished run."""
-    if resume or not (found := states.all()):
-        return
-    if not overwrite:
-        raise InputError(
-            f"{states.directory} holds an unfinished run: {found[-1].name}.",
-            fix="pass --resume to go on with it, or --overwrite to begin anew",
-        )
-    remove(found)
 
 
 def _budgets(

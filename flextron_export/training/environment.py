@@ -98,6 +98,29 @@ def autocast(device: torch.device, precision: str) -> Any:
 
 
 @contextmanager
+def without_dropout(model: Any) -> Iterator[None]:
+    """Within the block, no module drops anything in training mode.
+
+    Sub-networks learn to equal the frozen original, which drops nothing: with dropout the full model, which does equal
+    it, would be pushed away from it by noise. It also makes up for too little text, of which continued training reads
+    each part about once.
+    """
+    import torch
+
+    # As modules of their own, and as numbers that attention is called with.
+    names = {module: "p" for module in model.modules() if isinstance(module, torch.nn.modules.dropout._DropoutNd)}
+    names |= {module: "attention_dropout" for module in model.modules() if hasattr(module, "attention_dropout")}
+    before = {module: getattr(module, name) for module, name in names.items()}
+    for module, name in names.items():
+        setattr(module, name, 0.0)
+    try:
+        yield
+    finally:
+        for module, name in names.items():
+            setattr(module, name, before[module])
+
+
+@contextmanager
 def training_attention(model: Any, length: int) -> Iterator[None]:
     """Within the block, a model on a CPU with short sequences computes attention as matrix products.
 

@@ -39,6 +39,14 @@ class Gumbel:
         self._model, self._routers, self._latency, self._settings = model, routers, latency, settings
         self._optimizer = RouterOptimizer(routers, settings)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What going on needs, besides the routers."""
+        return {"optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The opposite of `state_dict`."""
+        self._optimizer.load_state_dict(state["optimizer"])
+
     def step(self, ids: torch.Tensor, target: float, number: int) -> StepResult:
         """Train on one batch at one target.
 

@@ -27,6 +27,7 @@ from .router_settings import RouterSettings
 from .routers import Routers
 from .routing import routed_pass
 from .settings import TrainingSettings
+from .stages import Stages, random_state, restore_random
 
 
 def train_jointly(
@@ -37,6 +38,7 @@ def train_jointly(
     settings: TrainingSettings,
     router_settings: RouterSettings,
     *,
+    stages: Stages | None = None,
     progress: bool = True,
 ) -> list[float]:
     """Train a model and its routers in place.
@@ -47,31 +49,55 @@ def train_jointly(
         settings: of the model's training; its loss is the cross-entropy of the text, whatever `settings.loss` says.
         router_settings: weights and choices as they were at the end of the routers' own training; `tokens` counts the
             steps over which the routers' rate falls.
+        stages: where the state of the stage `joint` is saved, and from where it goes on; default nowhere.
 
     Returns:
         The mean of both losses of every step, in nats per token.
 
     Raises:
-        InputError: bad settings, or a text shorter than a sequence.
+        InputError: bad settings, a text shorter than a sequence, a state of another run or a damaged one, or a full
+            disk.
         FlextronError: the loss is no longer a finite number; model and routers then are what they were.
     """
     settings.validate()
     router_settings.validate()
     torch.manual_seed(settings.seed)
-    data = batches(tokens, settings.batch, settings.length, settings.seed)
+    order = np.random.default_rng(settings.seed)
+    data = batches(tokens, settings.batch, settings.length, order)
     optimizer = Optimizer(model, settings.optimizer, settings.learning_rate, settings.weight_decay)
     router_optimizer = RouterOptimizer(routers, router_settings)
     scale, temperature = router_settings.last_scale, router_settings.last_temperature
-    before = copy.deepcopy(model.state_dict()), copy.deepcopy(routers.state_dict())
     losses: list[float] = []
-    model.train()
+    parts = (*optimizer.parts, router_optimizer)
+    if stages and (state := stages.begun("joint")):
+        model.load_state_dict(state["model"])
+        routers.load_state_dict(state["routers"])
+        for part, saved in zip(parts, state["optimizers"], strict=True):
+            part.load_state_dict(saved)
+        losses = list(state["losses"])
+        restore_random(state["random"], order)
+    before, begin = (copy.deepcopy(model.state_dict()), copy.deepcopy(routers.state_dict())), len(losses)
+
+    def state_now() -> dict[str, Any]:
+        return {
+            "model": model.state_dict(),
+            "routers": routers.state_dict(),
+            "optimizers": [part.state_dict() for part in parts],
+            "losses": losses,
+            "random": random_state(order),
+        }
+
+    model.eval()  # no dropout, as in all training here
     with (
         thread_count(settings.threads),
         training_attention(model, settings.length),
-        training_progress("joint training", settings.steps, settings.batch * settings.length, progress) as report,
+        training_progress(
+            "joint training", settings.steps, settings.batch * settings.length, progress, begin
+        ) as report,
     ):
         below = [t for t in turns(routers.record.targets, 2 * settings.steps, settings.seed) if t < 1]
-        for number, target in enumerate(below[: settings.steps]):
+        for number in range(begin, settings.steps):
+            target = below[number]
             ids = torch.from_numpy(next(data)).to(model.device)
             with autocast(model.device, settings.precision):
                 logits = model(input_ids=ids[:, :-1], use_cache=False).logits
@@ -94,11 +120,13 @@ def train_jointly(
                     f"Joint training diverged at step {number + 1} of {settings.steps}: "
                     f"the loss is {loss}, the norm of the gradient {norm.item():.3g}.",
                     cause=f"the learning rate {settings.learning_rate:g} is too high",
-                    fix=f"try --joint-learning-rate {settings.learning_rate / 4:g}",
+                    fix=f"try --joint-learning-rate {settings.learning_rate / 4:g}; with --resume the router's own "
+                    "training is not repeated",
                 )
             optimizer.step(cosine(number, settings.steps, settings.warmup_steps))
             router_optimizer.step(number)
             losses.append(loss)
             report(number + 1, loss)
-    model.eval()
+            if stages:
+                stages.save("joint", number + 1, settings.steps, state_now)
     return losses

@@ -6,6 +6,7 @@ it is what predicts whole sub-networks best, and its error on others, which it h
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -27,6 +28,8 @@ from .latency_model import PHASES, LatencyModel
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+log = logging.getLogger(__name__)
 
 BUDGETS, HELD_OUT = 30, 10
 QUARTILE = 25
@@ -162,7 +165,7 @@ def fit_bundle(
     Args:
         bundle: its directory.
         phase: `decode` or `prefill`.
-        tokens: context length after the measured token, or prompt length; cut to what the model holds.
+        tokens: context length after the measured token, or prompt length; cut to what the model holds, with a warning.
         budgets: sub-networks to fit to.
         held_out: sub-networks to tell the error; each is measured twice, to tell what a measurement repeats within.
         repeats: decode steps, or prefills, per sub-network.
@@ -202,7 +205,9 @@ def fit_bundle(
     session = opening.session()
     try:
         most = opening.max_tokens(session)
-        tokens = min(tokens, most)
+        if tokens > most:
+            log.warning("%s holds %d tokens, not %d: measured with %d.", opening.bundle.path, most, tokens, most)
+            tokens = most
         vocabulary = opening.bundle.architecture.vocab_size
         rounds = Rounds(session, opening.bundle.budgets, vocabulary, most, max_seconds)
         measure = rounds.decode if phase == "decode" else rounds.first_token

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..elastic.architecture import Architecture, read_config
+from ..elastic.architecture import Architecture
 from ..elastic.widths import full_budget
-from ..files import new_directory, write_json
+from ..files import check_new_directory, new_directory, write_json
 from .corpus import read_text, split
 from .data import END, MARKER, pack, save_tokenizer, spread
 from .elastic import TrainingSettings, full_only, train
+from .elastify import SAVE_EVERY
 from .environment import quiet_transformers, require_training, thread_count
 from .evaluate import validation_loss
+from .state import States
+from .work import default_work, kept, settle, work_directory
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -33,6 +37,8 @@ def pretrain(
     learning_rate: float = 1e-2,
     seed: int = 0,
     threads: int | None = None,
+    save_every: int = SAVE_EVERY,
+    resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
@@ -47,6 +53,9 @@ def pretrain(
         learning_rate: highest learning rate.
         seed: of the weights, the order of the text, and what is held out.
         threads: CPU threads, or None for torch's own choice.
+        save_every: steps between two states in `OUT.work`, which is removed when the model is written; one is saved
+            after the last step, too. 0 saves none.
+        resume: go on from the newest state, to the same result; begin if there is none.
         overwrite: replace a directory that this function wrote.
         progress: show progress on standard error.
 
@@ -54,7 +63,7 @@ def pretrain(
         The directory; `pretraining.json` in it holds the validation loss in nats per token.
 
     Raises:
-        InputError: the text or a setting cannot be used, or `out` exists.
+        InputError: the text or a setting cannot be used, or `out` exists or cannot be written.
         MissingDependencyError: torch or transformers is not installed.
         FlextronError: training diverged.
     """
@@ -66,6 +75,7 @@ def pretrain(
         tokens, batch, length, learning_rate, loss="ce", optimizer="muon", seed=seed, threads=threads
     )
     settings.validate()
+    check_new_directory(Path(out), marker=MARKER, overwrite=overwrite)
     training, held_out = split(read_text(text), seed=seed)
     tokenizer = train_tokenizer(training)
     vocabulary = tokenizer.get_vocab_size()
@@ -84,22 +94,29 @@ def pretrain(
         bos_token_id=None,
         eos_token_id=0,
     )
-    with (
-        new_directory(Path(out), marker=MARKER, overwrite=overwrite) as directory,
-        thread_count(threads),
-        quiet_transformers(),
-    ):
+    place = default_work(out)
+    with work_directory(place, keep=False), thread_count(threads), quiet_transformers():
+        settle(place, resume=resume, overwrite=overwrite)
+        about = {"model": config.to_dict(), "text": hashlib.sha256(packed.tobytes()).hexdigest()}
+        states = States(place, every=save_every, about=about, resume=resume)
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-        model.save_pretrained(directory)
-        architecture = Architecture.from_config(read_config(directory))
+        architecture = Architecture.from_config(config.to_dict())
         train(
-            model, architecture, packed, settings, full_only(architecture), progress=progress, description="pretraining"
+            model,
+            architecture,
+            packed,
+            settings,
+            full_only(architecture),
+            states=states,
+            progress=progress,
+            description="pretraining",
         )
         loss = validation_loss(model, architecture, full_budget(architecture), validation)
-        model.save_pretrained(directory)
-        save_tokenizer(tokenizer, directory)
-        write_json(directory / MARKER, {"validation_loss": loss, "settings": asdict(settings)})
+        with kept(place), new_directory(Path(out), marker=MARKER, overwrite=overwrite) as directory:
+            model.save_pretrained(directory)
+            save_tokenizer(tokenizer, directory)
+            write_json(directory / MARKER, {"validation_loss": loss, "settings": asdict(settings)})
     return Path(out)
 
 

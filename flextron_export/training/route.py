@@ -18,7 +18,7 @@ from ..files import check_new_directory
 from ..plots import check_image, widths_by_target
 from .checkpoint_text import checkpoint_text
 from .data import spread
-from .elastify import LEARNING_RATE, TORCH_NAMES, VALIDATION_SEQUENCES
+from .elastify import LEARNING_RATE, SAVE_EVERY, TORCH_NAMES, VALIDATION_SEQUENCES
 from .environment import (
     default_device,
     enough_memory,
@@ -32,13 +32,16 @@ from .latency_targets import FULL, parse_targets
 from .routed_latency import RoutedLatency
 from .router_budgets import router_budget
 from .router_settings import RouterSettings
+from .search import Evaluations, best_uniform
 from .settings import TrainingSettings
+from .state import States, fixed, remove
+from .work import default_work, kept, settle, work_directory
 
 HIDDEN = 128
 """Units between the two layers of a router; no more than the model has."""
 
 REFINING_SEQUENCES = 32
-"""Sequences of the training text by which a static router's budgets are refined."""
+"""Sequences of the training text by which a static router's budgets are refined, and the best uniform ones found."""
 
 JOINT_SHARE = 0.1
 """Default learning rate of the joint fine-tune, as a share of elastic training's."""
@@ -68,6 +71,9 @@ def route(
     device: str | None = None,
     plot: str | Path | None = None,
     metrics: str | Path | None = None,
+    work: str | Path | None = None,
+    save_every: int = SAVE_EVERY,
+    resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> ElasticCheckpoint:
@@ -100,6 +106,10 @@ def route(
         device: torch device; default a GPU if there is one.
         plot: PNG to draw the widths of every target into.
         metrics: directory for TensorBoard.
+        work: directory for tokens and states, kept; default `OUT.work`, removed when the checkpoint is written.
+        save_every: steps between two states that a killed run can go on from; one is saved after the last step, too, in
+            case the checkpoint cannot be written. 0 saves none.
+        resume: go on from the newest state in the work directory, to the same result; begin if there is none.
         overwrite: replace an elastic checkpoint at `out`.
         progress: show progress on standard error.
 
@@ -159,48 +169,64 @@ def route(
     from .evaluate import validation_loss
     from .joint import train_jointly
     from .router_loop import train_routers
-    from .router_report import report, uniform_points
+    from .router_report import report
     from .routers import Routers
+    from .stages import Stages
 
+    place = default_work(out) if work is None else Path(work)
     with (
-        checkpoint_text(opened, text, length=length, field=text_field, progress=progress) as data,
+        work_directory(place, keep=work is not None),
         thread_count(threads),
         quiet_transformers(),
         enough_memory("training routers", "pass a smaller --batch, --length or --hidden-size"),
     ):
+        settle(place, resume=resume, overwrite=overwrite)
+        data = checkpoint_text(opened, text, place / "tokens", length=length, field=text_field, progress=progress)
+        about = {
+            **fixed(settings),
+            "model": {name: file.sha256 for name, file in weights.records().items()},
+            "text": data.sha256,
+            "latency_model": table.to_json(),
+            "kind": kind,
+            "targets": trained,
+            "hidden_size": hidden,
+            "joint": fixed(joint),
+        }
+        states = States(place, every=save_every, about=about, resume=resume)
+        stages = Stages(states)
         packed, validation = data.train, spread(data.validation, VALIDATION_SEQUENCES)
         model = load_model(opened.path).to(usable_device(device or default_device()))
         torch.manual_seed(seed)
         routers = Routers(RouterRecord(kind, method, trained, hidden, candidates), architecture).to(model.device)
-        done = train_routers(model, routers, latency, packed, validation, settings, metrics=metrics, progress=progress)
+        done = train_routers(
+            model, routers, latency, packed, validation, settings, stages=stages, metrics=metrics, progress=progress
+        )
         notes: dict[str, Any] = {**asdict(settings), "steps": settings.steps, "router_steps": done.stepped}
         if method == "surrogate":
             notes["surrogate_error"] = done.steps[-1].error if done.steps else None
         dtype = getattr(torch, TORCH_NAMES[weights.info(tensor_specs(architecture)[0].source).dtype])
         if joint.steps:
             gentle = replace(settings, tokens=joint_tokens, learning_rate=JOINT_SHARE * learning_rate)
-            train_jointly(model, routers, latency, packed, joint, gentle, progress=progress)
+            train_jointly(model, routers, latency, packed, joint, gentle, stages=stages, progress=progress)
             notes["joint"] = asdict(joint)
             for value in model.state_dict().values():  # what is written is what is measured
                 value.copy_(value.to(dtype))
-        static = RoutedLatency.of(table, architecture, candidates, "static")
-        uniform = uniform_points(model, routers, static, candidates.uniform_budgets(architecture), validation)
+        seen = spread(packed, REFINING_SEQUENCES)
+        losses = Evaluations(lambda budget: validation_loss(model, architecture, budget, seen))
+        fitted = table.for_model(candidates, architecture.num_layers)
         reported = {target: name for name, target in (wanted | asked).items()} | {1.0: FULL}
         chosen: dict[float, Budget] = {}
         if kind == "static":
-            seen = spread(packed, REFINING_SEQUENCES)
             numpy_router = routers.numpy()
             chosen = {
-                target: router_budget(
-                    numpy_router,
-                    latency,
-                    target,
-                    name=name,
-                    loss=lambda budget: validation_loss(model, architecture, budget, seen),
-                )
+                target: router_budget(numpy_router, latency, target, name=name, loss=losses.of)
                 for target, name in reported.items()
             }
-        results = report(model, routers, latency, sorted(reported, reverse=True), uniform, validation, chosen)
+
+        def rival(milliseconds: float) -> Budget | None:
+            return best_uniform(losses.of, fitted, candidates, architecture.num_layers, milliseconds)
+
+        results = report(model, routers, latency, sorted(reported, reverse=True), rival, validation, chosen)
         budgets = {b.name: b for b in opened.budgets}
         new = [replace(chosen[target], name=name) for name, target in asked.items() if target in chosen]
         budgets |= {b.name: b for b in new if b.name != FULL or FULL not in budgets}
@@ -219,19 +245,22 @@ def route(
             training=notes,
             results=tuple(result.to_json() for result in results),
         )
-        if plot is not None:
-            widths_by_target(record, Path(plot))
-        return with_budgets(
-            opened,
-            sorted(measured, key=lambda b: -b.parameters(architecture)),
-            out,
-            add=add,
-            leave_out=[file.path.name for file in weights.files] + ["model.safetensors.index.json"]
-            if joint.steps
-            else [],
-            notes={"router": record.to_json()},
-            overwrite=overwrite,
-        )
+        with kept(place):
+            if plot is not None:
+                widths_by_target(record, Path(plot))
+            written = with_budgets(
+                opened,
+                sorted(measured, key=lambda b: -b.parameters(architecture)),
+                out,
+                add=add,
+                leave_out=[file.path.name for file in weights.files] + ["model.safetensors.index.json"]
+                if joint.steps
+                else [],
+                notes={"router": record.to_json()},
+                overwrite=overwrite,
+            )
+        remove(states.all())
+    return written
 
 
 def _targets(given: Sequence[float | str], latency: RoutedLatency) -> dict[str, float]:

@@ -70,8 +70,8 @@ def refine(
     """The best by loss of choices and a few near them: those that the router finds most probable are tried first.
 
     Near are choices that differ in one or two places, by one candidate each, are at most `tolerance` faster than the
-    target, and not slower than it (or, if they are, not slower than the choices given). A better one is where it goes
-    on from.
+    target, and not slower than it. A better one is where it goes on from; any is better than choices that are slower
+    than the target. If there is none, the choices stay.
 
     Args:
         choices: of `choose`.
@@ -81,9 +81,10 @@ def refine(
     if target == 1:
         return choices
     wanted = target * latency.full
-    most = max(wanted, latency.of_choices(choices)) * (1 + 1e-9)
+    most = wanted * (1 + 1e-9)
     least = min((1 - tolerance) * wanted, latency.of_choices(choices)) * (1 - 1e-9)
-    best, lowest, tried = choices, loss(choices), [choices]
+    best, tried = choices, [choices]
+    lowest = loss(choices) if latency.of_choices(choices) <= most else float("inf")
     for _ in range(evaluations):
         near = [c for c in _near(best, latency) if c not in tried and least <= latency.of_choices(c) <= most]
         if not near:
@@ -141,17 +142,3 @@ def router_budget(
     if loss is not None:
         choices = refine(choices, logits, latency, target, lambda c: loss(budget(c)))
     return budget(choices)
-
-
-def uniform_loss(points: Sequence[tuple[float, float]], milliseconds: float) -> float | None:
-    """The loss that uniform widths reach at a latency, linear between measured ones; None outside of them.
-
-    Args:
-        points: (milliseconds, loss) of uniform budgets. One that is slower and no better than another counts as little
-            as that one.
-    """
-    ordered = sorted(points)
-    if not ordered or not ordered[0][0] <= milliseconds <= ordered[-1][0]:
-        return None
-    losses = np.minimum.accumulate([loss for _, loss in ordered])
-    return float(np.interp(milliseconds, [ms for ms, _ in ordered], losses))

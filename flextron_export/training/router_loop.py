@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from .routed_latency import RoutedLatency
 from .router_loss import StepResult, frozen
 from .router_settings import RouterSettings
 from .routers import Routers
+from .stages import Stages, random_state, restore_random
 from .surrogate import Surrogate
 
 
@@ -49,6 +50,7 @@ def train_routers(
     held_out: np.ndarray,
     settings: RouterSettings,
     *,
+    stages: Stages | None = None,
     metrics: str | Path | None = None,
     progress: bool = True,
 ) -> Trained:
@@ -59,20 +61,27 @@ def train_routers(
         latency: what choices cost.
         tokens: int64, read as one text.
         held_out: int64 [sequences, length], of other text; the surrogate's error is watched on the first of it.
+        stages: where the state of the stage `routers` is saved, and from where it goes on; default nowhere.
         metrics: directory for TensorBoard: loss, latency and anchor, gradient norm, error of the surrogate.
         progress: show loss, speed and the time left on standard error.
 
     Raises:
-        InputError: bad settings, a text shorter than a sequence, or a target that no widths reach.
+        InputError: bad settings, a text shorter than a sequence, a target that no widths reach, a state of another run
+            or a damaged one, or a full disk.
         FlextronError: the loss is no longer a finite number; the routers then are what they were.
     """
     settings.validate()
     latency.check_targets(routers.record.targets)
     torch.manual_seed(settings.seed)
-    data = batches(tokens, settings.batch, settings.length, settings.seed)
-    before = copy.deepcopy(routers.state_dict())
+    order = np.random.default_rng(settings.seed)
+    data = batches(tokens, settings.batch, settings.length, order)
     trained: list[StepResult] = []
     chosen = turns(routers.record.targets, settings.steps, settings.seed)
+    state = stages.begun("routers") if stages else None
+    if state is not None:
+        routers.load_state_dict(state["routers"])
+        trained = [StepResult(*step) for step in state["trained"]]
+    before, begin = copy.deepcopy(routers.state_dict()), len(trained)
     was_training = model.training
     model.eval()  # dropout would be noise in what a choice costs
     try:
@@ -80,8 +89,8 @@ def train_routers(
             frozen(model),
             thread_count(settings.threads),
             training_attention(model, settings.length),
-            tensorboard(metrics) as write,
-            training_progress("routers", settings.steps, settings.batch * settings.length, progress) as report,
+            tensorboard(metrics, begin) as write,
+            training_progress("routers", settings.steps, settings.batch * settings.length, progress, begin) as report,
         ):
             method: Gumbel | Surrogate
             if settings.method == "gumbel":
@@ -89,7 +98,20 @@ def train_routers(
             else:
                 watched = torch.from_numpy(held_out[: settings.batch, : settings.length + 1]).to(model.device)
                 method = Surrogate(model, routers, latency, settings, watched)
-            for number, target in enumerate(chosen):
+
+            def state_now() -> dict[str, Any]:
+                return {
+                    "routers": routers.state_dict(),
+                    "trained": [astuple(step) for step in trained],
+                    "method": method.state_dict(),
+                    "random": random_state(order),
+                }
+
+            if state is not None:
+                method.load_state_dict(state["method"])
+                restore_random(state["random"], order)
+            for number in range(begin, settings.steps):
+                target = chosen[number]
                 ids = torch.from_numpy(next(data)).to(model.device)
                 step = method.step(ids, target, number)
                 if not step.finite:
@@ -103,6 +125,8 @@ def train_routers(
                 trained.append(step)
                 report(number + 1, step.loss)
                 write(number + 1, step.values())
+                if stages:
+                    stages.save("routers", number + 1, settings.steps, state_now)
     finally:
         model.train(was_training)
     return Trained(tuple(trained), tuple(chosen))

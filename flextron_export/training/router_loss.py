@@ -81,6 +81,12 @@ class RouterOptimizer:
         self._parameters, self._settings = list(routers.parameters()), settings
         self._adam = torch.optim.Adam(self._parameters, lr=settings.learning_rate)
 
+    def state_dict(self) -> dict[str, Any]:
+        return self._adam.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._adam.load_state_dict(state)
+
     def step(self, number: int) -> float:
         """Apply the gradients and clear them; return their norm."""
         s = self._settings

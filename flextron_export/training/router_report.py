@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..elastic.widths import Budget, full_budget
 from .environment import training_attention
 from .evaluate import validation_loss
 from .routed_latency import RoutedLatency
-from .router_budgets import router_budget, uniform_loss
+from .router_budgets import router_budget
 from .routers import Routers, one_hot
 from .routing import routed_pass
 
@@ -28,7 +28,7 @@ class TargetResult:
         milliseconds: by the latency model; per-token choices count with their mean.
         relative: the same, relative to the full model.
         validation_loss: nats per token.
-        uniform_loss: of uniform widths at the same latency; None where none is that fast or slow.
+        uniform_loss: of the best widths that are the same in every layer and no slower; None where none is that fast.
         widths: per layer, groups and neurons; of per-token and per-prompt choices the mean.
         budget: name of the budget with these widths, or None.
     """
@@ -55,7 +55,7 @@ def report(
     routers: Routers,
     latency: RoutedLatency,
     targets: Sequence[float],
-    uniform: Sequence[tuple[float, float]],
+    rival: Callable[[float], Budget | None],
     tokens: np.ndarray,
     budgets: Mapping[float, Budget] | None = None,
 ) -> list[TargetResult]:
@@ -63,7 +63,7 @@ def report(
 
     Args:
         budgets: of targets, what to measure instead of asking the router (see `router_budgets.refine`).
-        uniform: (milliseconds, loss) of uniform budgets, measured on the same predictions (see `uncounted`).
+        rival: the best uniform budget for a latency in milliseconds; its loss is measured on the same predictions.
         tokens: int64 [sequences, length], held out.
     """
     # Target 1 is the full model, without asking a router.
@@ -74,10 +74,9 @@ def report(
             milliseconds, loss, widths, budget = _budget(model, routers, latency, budgets[target], tokens)
         else:
             milliseconds, loss, widths, budget = measure(model, routers, latency, target, tokens)
-        relative = milliseconds / latency.full
-        results.append(
-            TargetResult(target, milliseconds, relative, loss, uniform_loss(uniform, milliseconds), widths, budget)
-        )
+        relative, uniform = milliseconds / latency.full, rival(milliseconds)
+        compared = None if uniform is None else _loss(model, routers, uniform, tokens)
+        results.append(TargetResult(target, milliseconds, relative, loss, compared, widths, budget))
     return results
 
 
@@ -90,9 +89,13 @@ def _static(model: Any, routers: Routers, latency: RoutedLatency, target: float,
 
 
 def _budget(model: Any, routers: Routers, latency: RoutedLatency, budget: Budget, tokens: np.ndarray) -> Measured:
-    loss = validation_loss(model, routers.architecture, budget, tokens, skip=uncounted(routers, tokens))
+    loss = _loss(model, routers, budget, tokens)
     widths = tuple((float(w.groups), float(w.neurons)) for w in budget.layers)
     return latency.of_budget(budget, routers.record.candidates), loss, widths, budget.name
+
+
+def _loss(model: Any, routers: Routers, budget: Budget, tokens: np.ndarray) -> float:
+    return validation_loss(model, routers.architecture, budget, tokens, skip=uncounted(routers, tokens))
 
 
 def _routed(
@@ -116,18 +119,3 @@ def _routed(
     ]
     widths = tuple(zip(means[::2], means[1::2], strict=True))
     return milliseconds, loss / (len(tokens) * (tokens.shape[1] - 1 - skip)), widths, None
-
-
-def uniform_points(
-    model: Any, routers: Routers, static: RoutedLatency, budgets: Sequence[Budget], tokens: np.ndarray
-) -> list[tuple[float, float]]:
-    """(milliseconds, loss) of uniform budgets: what routers are compared with.
-
-    Args:
-        static: the table as ordinary sub-networks meet it.
-    """
-    architecture, candidates = routers.architecture, routers.record.candidates
-    skip = uncounted(routers, tokens)
-    return [
-        (static.of_budget(b, candidates), validation_loss(model, architecture, b, tokens, skip=skip)) for b in budgets
-    ]

@@ -51,8 +51,12 @@ class Evaluations:
     def spent(self) -> bool:
         return self.most is not None and len(self.known) >= self.most
 
-    def of(self, layers: tuple[LayerWidth, ...]) -> float:
+    def of(self, budget: Budget) -> float:
         """The loss; computed whether or not all evaluations are spent."""
+        return self.of_layers(budget.layers)
+
+    def of_layers(self, layers: tuple[LayerWidth, ...]) -> float:
+        """The same, of the widths of every layer."""
         if layers not in self.known:
             self.known[layers] = self.loss(Budget("search", layers))
             if self.report is not None:
@@ -99,7 +103,7 @@ def search(
         state.descend(target)
         state.swap(target)
         layers_now = state.layers
-        budget = Budget(name, layers_now, evaluations.of(layers_now))
+        budget = Budget(name, layers_now, evaluations.of_layers(layers_now))
         uniform = best_uniform(evaluations.of, latency, candidates, layers, target)
         found.append(Found(target, budget, state.milliseconds(layers_now), uniform))
     return found
@@ -122,7 +126,7 @@ def check_targets(latency: LatencyModel, layers: int, targets: dict[str, float])
 
 
 def best_uniform(
-    loss: Callable[[tuple[LayerWidth, ...]], float],
+    loss: Loss,
     latency: LatencyModel,
     candidates: Candidates,
     layers: int,
@@ -130,7 +134,11 @@ def best_uniform(
 ) -> Budget | None:
     """The budget of lowest loss that has one width in every layer and meets the target; None if none does.
 
-    Only those are evaluated than which no other that meets the target is wider in both.
+    What searches and routers are compared with. Only those are evaluated than which no other that meets the target is
+    wider in both.
+
+    Args:
+        target: milliseconds.
     """
     fitting = [
         (i, j)
@@ -139,11 +147,11 @@ def best_uniform(
         if latency.intercept + layers * (latency.groups[i] + latency.neurons[j]) <= target * (1 + 1e-9)
     ]
     widest = [(i, j) for i, j in fitting if not any(a >= i and b >= j and (a, b) != (i, j) for a, b in fitting)]
-    budgets = [(LayerWidth(candidates.groups[i], candidates.neurons[j]),) * layers for i, j in widest]
-    if not budgets:
-        return None
-    best = min(budgets, key=loss)
-    return Budget("uniform", best, loss(best))
+    widths = [LayerWidth(candidates.groups[i], candidates.neurons[j]) for i, j in widest]
+    budgets = [Budget("uniform", (width,) * layers) for width in widths]
+    measured = [(loss(budget), budget) for budget in budgets]
+    lowest, best = min(measured, key=lambda pair: pair[0], default=(0.0, None))
+    return None if best is None else replace(best, validation_loss=lowest)
 
 
 class _State:
@@ -182,13 +190,13 @@ class _State:
             return float("inf"), self.layers
         if self.evaluations.spent() and narrower not in self.evaluations.known:
             return (self.prices[move][0] if move in self.prices else float("inf")), None
-        return (self.evaluations.of(narrower) - self.evaluations.of(self.layers)) / saved, self.layers
+        return (self.evaluations.of_layers(narrower) - self.evaluations.of_layers(self.layers)) / saved, self.layers
 
     def swap(self, target: float) -> None:
         """Widen one step and narrow another, or widen alone where there is room, as long as the loss falls."""
         while not self.evaluations.spent():
             for layers in self._swaps(target):
-                if self.evaluations.of(layers) < self.evaluations.of(self.layers):
+                if self.evaluations.of_layers(layers) < self.evaluations.of_layers(self.layers):
                     self.layers = layers
                     break
                 if self.evaluations.spent():
@@ -198,14 +206,14 @@ class _State:
 
     def _swaps(self, target: float) -> Iterator[tuple[LayerWidth, ...]]:
         """The few neighbours within the target that look best if the two losses add up."""
-        here = self.evaluations.of(self.layers)
+        here = self.evaluations.of_layers(self.layers)
         change: dict[tuple[Move, int], float] = {}
         for direction in (1, -1):
             for move in self._moves(direction):
                 stepped = self._step(*move, direction)
                 if self.evaluations.spent() and stepped not in self.evaluations.known:
                     continue
-                change[move, direction] = self.evaluations.of(stepped) - here
+                change[move, direction] = self.evaluations.of_layers(stepped) - here
         wider, narrower = (sorted(move for move, d in change if d == direction) for direction in (1, -1))
         options = []
         for up in wider:

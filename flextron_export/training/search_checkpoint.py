@@ -17,9 +17,11 @@ from .data import spread
 from .elastify import VALIDATION_SEQUENCES
 from .environment import default_device, quiet_transformers, require_training, thread_count, usable_device
 from .evaluate import validation_loss
+from .journal import journalled
 from .latency_model import LatencyModel
 from .latency_targets import parse_targets
 from .search import Found, check_targets, search
+from .work import JOURNAL, default_work, kept, settle, work_directory
 
 SEQUENCES = 32
 MAX_EVALUATIONS = 1000
@@ -39,6 +41,8 @@ def search_checkpoint(
     seed: int | None = None,
     threads: int | None = None,
     device: str | None = None,
+    work: str | Path | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     report: Callable[[int, float], None] | None = None,
 ) -> tuple[ElasticCheckpoint, list[Found]]:
@@ -61,6 +65,10 @@ def search_checkpoint(
         seed: of the split of the text; default that of `elastify`.
         threads: CPU threads.
         device: torch device; default a GPU if there is one.
+        work: directory for tokens and computed losses, kept; default `OUT.work`, removed when the checkpoint is
+            written.
+        resume: go on with the losses that an interrupted search computed, to the same result; other targets, latencies
+            and limits may be asked for. Begin if there are none.
         overwrite: replace an elastic checkpoint at `out`.
         report: called with the number of evaluations so far and the latest loss.
 
@@ -88,39 +96,47 @@ def search_checkpoint(
         )
     out = Path(out)
     check_new_directory(out, marker=MARKER, overwrite=overwrite)
-    checkpoint.weights()
+    weights = checkpoint.weights()
     require_training()
     device = usable_device(device or default_device())
-    with (
-        checkpoint_text(checkpoint, text, length=length, field=text_field, seed=seed) as data,
-        thread_count(threads),
-        quiet_transformers(),
-    ):
+    place = default_work(out) if work is None else Path(work)
+    with work_directory(place, keep=work is not None), thread_count(threads), quiet_transformers():
+        settle(place, resume=resume, overwrite=overwrite)
+        data = checkpoint_text(checkpoint, text, place / "tokens", length=length, field=text_field, seed=seed)
         seen, held_out = spread(data.train, sequences), spread(data.validation, VALIDATION_SEQUENCES)
         model = load_model(checkpoint.path).to(device)
 
         def measured(budget: Budget) -> Budget:
             return replace(budget, validation_loss=validation_loss(model, architecture, budget, held_out))
 
-        found = search(
-            lambda budget: validation_loss(model, architecture, budget, seen),
-            latency,
-            candidates,
-            layers,
-            wanted,
-            max_evaluations=max_evaluations,
-            report=report,
-        )
+        about = {
+            "model": {name: file.sha256 for name, file in weights.records().items()},
+            "text": data.sha256,
+            "sequences": sequences,
+        }
+        with journalled(lambda b: validation_loss(model, architecture, b, seen), place / JOURNAL, about) as loss:
+            found = search(
+                loss,
+                latency,
+                candidates,
+                layers,
+                wanted,
+                max_evaluations=max_evaluations,
+                report=report,
+            )
         found = [
             replace(f, budget=measured(f.budget), uniform=None if f.uniform is None else measured(f.uniform))
             for f in found
         ]
-    record = {
-        "targets": {f.budget.name: {"asked_ms": f.target, "predicted_ms": f.milliseconds} for f in found},
-        "latency_model": latency.to_json(),
-        "sequences": len(seen),
-        "length": length,
-        "seed": checkpoint.training.get("seed", 0) if seed is None else seed,
-    }
-    budgets = [b for b in checkpoint.budgets if b.name not in wanted] + [f.budget for f in found]
-    return with_budgets(checkpoint, budgets, out, notes={"search": record}, overwrite=overwrite), found
+        record = {
+            "targets": {f.budget.name: {"asked_ms": f.target, "predicted_ms": f.milliseconds} for f in found},
+            "latency_model": latency.to_json(),
+            "sequences": len(seen),
+            "length": length,
+            "seed": checkpoint.training.get("seed", 0) if seed is None else seed,
+        }
+        budgets = [b for b in checkpoint.budgets if b.name not in wanted] + [f.budget for f in found]
+        with kept(place):
+            written = with_budgets(checkpoint, budgets, out, notes={"search": record}, overwrite=overwrite)
+        (place / JOURNAL).unlink()
+    return written, found

@@ -15,7 +15,7 @@ PRECISIONS = ("auto", "bf16", "fp32")
 LARGEST = 1e30
 """Learning rate and clip stay finite in float32 whatever they are multiplied with."""
 LARGEST_SEED = 2**31 - 1
-"""A step's own seed is made of it, and has to fit into 64 bits."""
+"""What every library that draws takes."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class TrainingSettings:
         threads: CPU threads, or None for torch's own choice.
         accumulate: parts in which each process computes its share of a batch, one after the other: less memory.
         recompute: gradient checkpointing: compute a layer again in the backward pass instead of keeping it.
+        full_weight: how much the full model's loss counts against each other sub-network's of a step.
     """
 
     tokens: int
@@ -53,6 +54,7 @@ class TrainingSettings:
     threads: int | None = None
     accumulate: int = 1
     recompute: bool = False
+    full_weight: float = 1.0
 
     def validate(self) -> None:
         """Raise InputError naming every bad field."""
@@ -63,7 +65,7 @@ class TrainingSettings:
         ]
         found += [
             f"{name} is {getattr(self, name)}, it must be positive and at most {LARGEST:g}"
-            for name in ("learning_rate", "clip")
+            for name in ("learning_rate", "clip", "full_weight")
             if not 0 < getattr(self, name) <= LARGEST
         ]
         found += [

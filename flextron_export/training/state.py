@@ -1,15 +1,17 @@
 """The state of an unfinished run on disk: what a killed run needs to go on as if nothing had happened.
 
-A state is taken before a step changes the weights, once its loss was seen to be finite, so every state is a good one.
-It is written beside its place and renamed, and the one before it is removed only then.
+A state is taken before a step changes the weights, once its loss was seen to be finite, and after the last step, so
+every state is a good one. It is written beside its place and renamed, and the one before it is removed only then.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,7 +21,10 @@ from ..errors import InputError, problems
 from ..files import MALFORMED, new_directory, read_object, write_json
 from .settings import TrainingSettings
 
+log = logging.getLogger(__name__)
+
 MARKER = "state.json"
+VALUES = "values.pt"
 FREE = ("learning_rate", "weight_decay", "clip", "precision", "threads", "accumulate", "recompute")
 """Settings that may be others when a run goes on: they change how it goes on, not what was done."""
 
@@ -42,11 +47,12 @@ class Position:
 class States:
     """The states of one run, in a directory of its own: the newest, and nothing else between two saves.
 
-    With several processes on several machines, all of them must see the directory.
+    With several processes on several machines, all of them must see the directory. `save` and `restore` are for models
+    that accelerate distributes, `save_values` and `load_values` for anything small in one process.
 
     Args:
         directory: made when first needed.
-        every: steps between two states; 0 saves none.
+        every: steps between two states; 0 saves none, not even the last.
         about: what beside the settings makes it this run (JSON): another value and the run is refused.
         resume: start at the newest state, if there is one.
     """
@@ -71,7 +77,7 @@ class States:
         """Whether the state after so many steps is to be saved in a run that began at `start`."""
         return bool(self.every) and step % self.every == 0 and step > start
 
-    def check(self, settings: TrainingSettings) -> Mapping[str, Any] | None:
+    def check(self, settings: TrainingSettings | None) -> Mapping[str, Any] | None:
         """The newest state's record if the run is to go on from one, else None.
 
         Raises:
@@ -116,10 +122,7 @@ class States:
                     no_dist=accelerator.num_processes == 1,
                 )
         except (OSError, EOFError, RuntimeError, UnpicklingError, *MALFORMED, checkpoint.CheckpointException) as error:
-            raise InputError(
-                f"The state {path} is damaged: {type(_reason(error)).__name__} {_reason(error)}.",
-                fix=f"remove {path}",
-            ) from error
+            raise _damaged(path, error) from error
         with warnings.catch_warnings(action="ignore"):
             set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=moments)
         return position
@@ -140,7 +143,7 @@ class States:
         from accelerate.utils import broadcast_object_list
         from torch.distributed import checkpoint
 
-        older, path = self.all(), self.directory / f"step-{position.step:09d}"
+        older, path = self.all(), self._path(position.step)
         with ExitStack() as stack:
             place: list[Any] = [None]
             if accelerator.is_main_process:
@@ -162,8 +165,69 @@ class States:
         if accelerator.is_main_process:
             remove(older)
 
-    def _run(self, settings: TrainingSettings) -> dict[str, Any]:
-        return {**{k: v for k, v in asdict(settings).items() if k not in FREE}, **self.about}
+    def save_values(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write a state of one process, then remove the older ones. `about` alone says what run it is.
+
+        Args:
+            values: tensors, numbers, texts, lists and dictionaries.
+
+        Raises:
+            InputError: it cannot be written; the state before it is still there.
+        """
+        import torch
+
+        older, path = self.all(), self._path(step)
+        with new_directory(path, marker=MARKER, overwrite=True) as place:
+            try:
+                torch.save(dict(values), place / VALUES)
+            except RuntimeError as error:  # of torch's writer, which keeps nothing of what the system said
+                raise _unwritten(path, error) from error
+            write_json(place / MARKER, {"step": step, "run": self._run(None)})
+        remove(p for p in older if p != path)
+
+    def load_values(self) -> dict[str, Any] | None:
+        """What `save_values` wrote last, on the CPU, if the run is to go on from it.
+
+        Raises:
+            InputError: it belongs to a run with other settings, or is damaged.
+        """
+        import torch
+
+        if self.check(None) is None:
+            return None
+        path = self.all()[-1]
+        try:
+            values: dict[str, Any] = torch.load(path / VALUES, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, UnpicklingError, *MALFORMED) as error:
+            raise _damaged(path, error) from error
+        return values
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step-{step:09d}"
+
+    def _run(self, settings: TrainingSettings | None) -> dict[str, Any]:
+        run = {**(fixed(settings) if settings else {}), **self.about}
+        return dict(json.loads(json.dumps(run)))  # as it comes back from the disk
+
+
+def fixed(settings: Any) -> dict[str, Any]:
+    """The settings that a run must go on with."""
+    return {name: value for name, value in asdict(settings).items() if name not in FREE}
+
+
+@contextmanager
+def last_state(*, alone: bool = True) -> Iterator[None]:
+    """Within the block the state after the last step is saved; if it cannot be, that is said and the run ends well.
+
+    Args:
+        alone: this is the only process; with others, which wait for this one, the run ends here.
+    """
+    try:
+        yield
+    except InputError as error:
+        if not alone:
+            raise
+        log.warning("%s The result is written nevertheless.", error.what)
 
 
 def remove(states: Iterable[Path]) -> None:
@@ -173,12 +237,19 @@ def remove(states: Iterable[Path]) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _damaged(path: Path, error: BaseException) -> InputError:
+    return InputError(
+        f"The state {path} is damaged: {type(_reason(error)).__name__} {_reason(error)}.", fix=f"remove {path}"
+    )
+
+
 def _unwritten(path: Path, error: Any) -> InputError:
     # What the system said is lost on the way through torch's writer, so the disk itself is asked.
     reason = _reason(error)
     return InputError(
         f"The state {path} was not written: {type(reason).__name__} {reason}; the state before it is unchanged.",
-        cause=f"the disk is full: {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free",
+        cause=f"the disk is full: {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free; or this user may not "
+        "write so large a file (see ulimit -f)",
         fix="free some space and go on with --resume, or pass another directory to --work",
     )
 

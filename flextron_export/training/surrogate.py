@@ -79,6 +79,24 @@ class Surrogate:
         self._seen: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=REMEMBERED)
         self.error: float | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """What going on needs, besides the routers."""
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "surrogate": self.surrogate.state_dict(),
+            "fit": self._fit.state_dict(),
+            "seen": [torch.stack(list(values)) for values in zip(*self._seen, strict=True)],
+            "error": self.error,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The opposite of `state_dict`."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.surrogate.load_state_dict(state["surrogate"])
+        self._fit.load_state_dict(state["fit"])
+        self._seen.extend(zip(*(values.to(self._held_out.device) for values in state["seen"]), strict=True))
+        self.error = state["error"]
+
     def step(self, ids: torch.Tensor, target: float, number: int) -> StepResult:
         """Pass a batch with explored choices, fit the surrogate, and step the routers if its error is small.
 

@@ -1,4 +1,4 @@
-"""The work directory of a run: tokens and states, until the result is written."""
+"""The work directory of a run: tokens, states and computed losses, until the result is written."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import FlextronError, InputError
 from .distribution import is_main_process
+from .state import States, remove
 
 LOCK = "lock"
+JOURNAL = "losses.jsonl"
+"""Losses that a search computed."""
+
 log = logging.getLogger(__name__)
 
 
@@ -27,7 +31,7 @@ def default_work(out: str | Path) -> Path:
 def work_directory(path: Path, *, keep: bool) -> Iterator[Path]:
     """Yield a directory that only this run uses. Only the main process makes and removes it.
 
-    It is removed after success, and after a failure that left no state to go on from.
+    It is removed after success, and after a failure that left nothing to go on from.
 
     Args:
         keep: never remove it.
@@ -58,10 +62,10 @@ def work_directory(path: Path, *, keep: bool) -> Iterator[Path]:
         try:
             yield path
         except BaseException as error:
-            states = sorted(path.glob("step-*"))
-            if states and isinstance(error, KeyboardInterrupt):
-                log.warning("stopped; with --resume it goes on from %s", states[-1])
-            if not states and not keep:
+            found = unfinished(path)
+            if found and isinstance(error, KeyboardInterrupt):
+                log.warning("stopped; with --resume it goes on from %s", found[-1])
+            if not found and not keep:
                 shutil.rmtree(path, ignore_errors=True)
             raise
         if not keep:
@@ -70,5 +74,47 @@ def work_directory(path: Path, *, keep: bool) -> Iterator[Path]:
         os.close(handle)
 
 
+@contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """Within the block the result is written: if that fails, the error says how to write it from what is kept.
+
+    Args:
+        path: the work directory.
+    """
+    try:
+        yield
+    except FlextronError as error:
+        if not unfinished(path):
+            raise
+        raise type(error)(
+            error.what,
+            cause=error.cause,
+            fix=f"{error.fix or 'remove the cause'}; the run is kept: "
+            f"the same command with --resume --work {path} writes it",
+        ) from error
+
+
+def unfinished(path: Path) -> list[Path]:
+    """What a run left in a work directory to go on from: states, oldest first, or losses."""
+    return [*States(path, every=0).all(), *path.glob(JOURNAL)]
+
+
+def settle(path: Path, *, resume: bool, overwrite: bool) -> None:
+    """Decide what becomes of what an unfinished run left: with `resume` it stays, with `overwrite` it goes.
+
+    Raises:
+        InputError: there is something, and neither is asked for.
+    """
+    if resume or not (found := unfinished(path)):
+        return
+    if not overwrite:
+        raise InputError(
+            f"{path} holds an unfinished run: {found[-1].name}.",
+            fix="pass --resume to go on with it, or --overwrite to begin anew",
+        )
+    (path / JOURNAL).unlink(missing_ok=True)
+    remove(States(path, every=0).all())
+
+
 def _ours(name: str) -> bool:
-    return name == LOCK or name.lstrip(".").startswith(("step-", "tokens"))
+    return name == LOCK or name.lstrip(".").startswith(("step-", "tokens", JOURNAL))

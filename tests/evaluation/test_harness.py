@@ -156,11 +156,18 @@ def test_unknown_tasks_are_named_with_what_is_meant(monkeypatch: pytest.MonkeyPa
         def match_tasks(self, names: list[str]) -> list[str]:
             return [n for n in names if n in self.all_tasks]
 
+    said: list[str] = []
+
+    def track(items: Any, description: str, /) -> Any:
+        said.append(description)
+        return items
+
     monkeypatch.setattr(manager, Few)
     with pytest.raises(InputError, match=r"no such task: 'arc_eazy' \(did you mean arc_easy\?\); 'magic'"):
-        Tasks(["arc_eazy", "piqa", "magic"])
+        Tasks(["arc_eazy", "piqa", "magic"], track)
     with pytest.raises(InputError, match=r"there is no task file nowhere\.yaml"):
-        Tasks(["nowhere.yaml"])
+        Tasks(["nowhere.yaml"], track)
+    assert said == ["reading the harness's own tasks (up to a minute)"], "task files do without"
 
 
 def test_a_task_file_that_is_none_is_refused_by_name(tmp_path: Path) -> None:

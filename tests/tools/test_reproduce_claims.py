@@ -16,7 +16,7 @@ from tools.claims.choices import exported_latency
 from tools.claims.protocol import CLAIMS, FULL, ORDERS, QUICK, TARGETS
 from tools.claims.recipes import key
 from tools.claims.runs import Store
-from tools.claims.tables import Spread, verdict
+from tools.claims.tables import Spread, loss_between, verdict
 from tools.claims.widths import BUDGETS, budget_named, candidate_widths, operations_per_token, sampler_of, uniform
 from tools.reproduce_claims import reproduce
 
@@ -98,6 +98,13 @@ def test_a_difference_is_taken_seed_by_seed() -> None:
     difference = Spread((3.0, 2.0, 1.0)) - Spread((2.9, 1.9, 0.9))
     assert difference.values == pytest.approx((0.1, 0.1, 0.1))
     assert difference.deviation == pytest.approx(0, abs=1e-9)
+
+
+def test_networks_are_compared_at_the_same_latency() -> None:
+    points = [(10.0, 3.0), (4.0, 4.0), (8.0, 3.2), (9.0, 3.9)]  # the last is slower and worse than the one before
+    assert loss_between(points, 6.0) == pytest.approx(3.6)
+    assert loss_between(points, 9.0) == pytest.approx(3.2)
+    assert loss_between(points, 3.0) is None and loss_between(points, 11.0) is None and loss_between([], 5.0) is None
 
 
 def test_targets_are_met_by_the_uniform_widths_they_come_from() -> None:

@@ -32,8 +32,8 @@ def test_the_split_is_that_of_elastify_whatever_the_format(
     lines = tmp_path / "text.jsonl"
     lines.write_text("".join(json.dumps({"body": d}) + "\n" for d in read_text([tiny_text])))
     for source, field in ((tiny_text, "text"), (lines, "body")):
-        with checkpoint_text(opened, [source], length=32, field=field) as data:
-            np.testing.assert_array_equal(data.train, train)
-            np.testing.assert_array_equal(data.validation, held_out)
-    with pytest.raises(InputError, match="no text in the field 'text'"), checkpoint_text(opened, [lines], length=32):
-        pass
+        data = checkpoint_text(opened, [source], tmp_path / "tokens", length=32, field=field)
+        np.testing.assert_array_equal(data.train, train)
+        np.testing.assert_array_equal(data.validation, held_out)
+    with pytest.raises(InputError, match="no text in the field 'text'"):
+        checkpoint_text(opened, [lines], tmp_path / "other", length=32)

@@ -221,3 +221,43 @@ def test_progress_without_a_terminal_is_a_line_every_tenth(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
     assert lines[-1].startswith("plain: step 16/16, loss ") and "tokens/s" in lines[-1]
+
+
+def test_no_module_drops_anything_in_training(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    drop = {"resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5}
+    config = GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=2, n_head=4, **drop)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    model = GPT2LMHeadModel.from_pretrained(tmp_path)
+    teacher = copy.deepcopy(model).requires_grad_(False)
+    architecture = Architecture.from_config(read_config(tmp_path))
+    settings = replace(SETTINGS, tokens=128, loss="distill", precision="fp32")
+    losses = train(model, architecture, TEXT, settings, full_only(architecture), teacher=teacher, progress=False)
+    # The full model still is the original in the first step: dropout would drive it away.
+    assert losses[0] == pytest.approx(0, abs=1e-6)
+    assert {m.p for m in model.modules() if hasattr(m, "p")} == {0.5}, "afterwards the model is as configured"
+
+
+def test_the_full_models_loss_can_count_more(model: Any, architecture: Architecture) -> None:
+    import torch
+
+    full, small = full_budget(architecture), Candidates.default(architecture).uniform_budgets(architecture)[-1]
+    assert full.layers != small.layers
+
+    def step(budgets: list[Any], **changes: Any) -> torch.Tensor:
+        trained = copy.deepcopy(model)
+        settings = replace(SETTINGS, tokens=64, clip=1e9, precision="fp32", **changes)
+        gradients: list[torch.Tensor] = []
+        handle = trained.model.layers[0].mlp.down_proj.weight.register_post_accumulate_grad_hook(
+            lambda p: gradients.append(p.grad.clone())
+        )
+        train(trained, architecture, TEXT, settings, lambda random: budgets, progress=False)
+        handle.remove()
+        return gradients[-1]  # all passes of the step
+
+    of_full, of_small = step([full]), step([small])
+    torch.testing.assert_close(step([full, small]), (of_full + of_small) / 2)
+    torch.testing.assert_close(step([full, small], full_weight=3.0), (3 * of_full + of_small) / 4)
+    with pytest.raises(InputError, match="full_weight is 0"):
+        replace(SETTINGS, full_weight=0.0).validate()

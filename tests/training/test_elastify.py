@@ -323,5 +323,6 @@ def test_stopping_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert not work.exists() and not caplog.messages
     with pytest.raises(KeyboardInterrupt), work_directory(work, keep=False):
         (work / "step-000000004").mkdir()
+        (work / "step-000000004" / "state.json").write_text("{}")
         raise KeyboardInterrupt
     assert caplog.messages == [f"stopped; with --resume it goes on from {work / 'step-000000004'}"]

@@ -87,6 +87,12 @@ def test_a_real_bundle_gets_a_model_with_its_error_on_budgets_held_out(bundle, p
     assert LatencyModel.from_json(model.to_json()) == model
 
 
+def test_more_tokens_than_the_model_holds_are_cut_with_a_warning(bundle, caplog: pytest.LogCaptureFixture) -> None:
+    model = fit_bundle(bundle, tokens=100_000, threads=1, budgets=16, held_out=1, repeats=3, max_seconds=2)
+    (warning,) = caplog.messages
+    assert f"holds {model.tokens} tokens, not 100000: measured with {model.tokens}" in warning
+
+
 def test_a_layout_that_runs_named_budgets_alone_says_that_these_cannot_tell(bundle) -> None:
     with pytest.raises(InputError, match="4 budgets cannot tell the 6 parts"):
         fit_bundle(bundle, layout="per-budget", tokens=16, threads=1, repeats=3)

@@ -25,8 +25,12 @@ TARGETS = ((0.75, 0.75), (0.625, 0.75), (0.625, 0.625), (0.625, 0.5))
 LATENCY: dict[str, Any] = {"stands_for": "7b", "device": "jetson-agx-orin", "context": 1024}
 """Latency is that of decoding with Llama 2 7B's layers, by this device's data sheet: not the toy's own overhead."""
 
-ROUTER_SHARE = 0.3
-"""Tokens that routers are trained on, as a share of the base's."""
+ROUTER_SHARES = {"static": 0.1, "dynamic": 0.3}
+"""Tokens that routers are trained on, as shares of the base's: a static one then takes the search's time, and a dynamic
+one what its seeds need to agree."""
+
+JOINT_SHARE = 0.05
+"""Tokens of the joint fine-tune, and of the elastic training that it is compared with."""
 
 ENOUGH = 0.75
 """Share of the full budget from which the network trained on all of it stands for one of equal compute."""
@@ -116,17 +120,33 @@ class Protocol:
         )
 
     def choosing(self, seed: int, way: str, trained: bool = True) -> Choosing:
-        """Widths for latency targets, chosen on the longest elastic run, or on the base that is only sorted."""
+        """Widths for latency targets, chosen on the longest elastic run, or on the base that is only sorted.
+
+        Args:
+            way: as in `Choosing`; `surrogate` is a static router trained on a surrogate, `joint` one with the joint
+                fine-tune.
+        """
+        start = self.elastic(seed, self.shares[-1]) if trained else self.sorted(seed, "sorted")
+        kind = {"surrogate": "static", "joint": "static"}.get(way, way)
         return Choosing(
             way if trained else f"{way}-sorted",
-            self.elastic(seed, self.shares[-1]) if trained else self.sorted(seed, "sorted"),
+            start,
             seed,
-            way,
+            kind,
             self.targets(),
             self.fractions,
-            tokens=0 if way == "search" else round(ROUTER_SHARE * self.tokens),
+            tokens=round(ROUTER_SHARES.get(kind, 0) * self.tokens),
+            method="surrogate" if way == "surrogate" else "gumbel",
             batch=self.short_batch,
+            joint_tokens=round(JOINT_SHARE * self.tokens) if way == "joint" else 0,
             **LATENCY,
+        )
+
+    def around(self, seed: int, share: float, way: str) -> Training:
+        """An elastic run that stays near what a way chose on the base that is only sorted."""
+        chosen = self.choosing(seed, way, trained=False)
+        return replace(
+            self.elastic(seed, share), name=f"around-{way}-{round(100 * share)}", train="router", around=chosen
         )
 
     def latency(self, budget: Budget) -> float:

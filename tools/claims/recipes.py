@@ -9,7 +9,7 @@ from typing import Any
 
 from flextron_export.elastic.architecture import Architecture
 
-VERSION = 1
+VERSION = 2
 """Raised when a recipe comes to mean something else, so that no earlier result is taken for its own."""
 
 
@@ -70,10 +70,13 @@ class Training:
         shape: of the model.
         start: the run whose weights it starts from, and that it is distilled from; None: random weights.
         order: `sorted`, `unsorted`, `reversed` or `random`: the order given to groups and neurons before training.
-        train: `full`, a sampling scheme (`sandwich`, `uniform`, `random`), or the name of the one budget to train.
+        train: `full`, a sampling scheme (`sandwich`, `uniform`, `random`, `router`), or the name of the one budget to
+            train.
         tokens: to read; 0 trains nothing, so that only sorting is measured.
         loss: `ce`, `distill` or `mix`.
         fractions: of the full widths, that a sampling scheme draws from.
+        around: the run whose networks `router` stays near.
+        full_weight: see `TrainingSettings`.
     """
 
     name: str
@@ -89,11 +92,18 @@ class Training:
     optimizer: str = "muon"
     batch: int = 32
     fractions: tuple[float, ...] = ()
+    around: Choosing | None = None
+    full_weight: float = 1.0
+
+    @property
+    def before(self) -> tuple[Recipe, ...]:
+        """The runs it needs."""
+        return tuple(recipe for recipe in (self.start, self.around) if recipe is not None)
 
     @property
     def depth(self) -> int:
-        """Runs that come before it."""
-        return 0 if self.start is None else self.start.depth + 1
+        """Runs that come before it, one after the other."""
+        return max((recipe.depth + 1 for recipe in self.before), default=0)
 
 
 @dataclass(frozen=True)
@@ -103,14 +113,15 @@ class Choosing:
     Attributes:
         name: for people; part of the key.
         start: the run whose model it is.
-        way: `search`, which also gives the best widths that are the same in every layer, or a kind of router: `static`
-            or `dynamic`.
+        way: `uniform` (the best widths that are the same in every layer), `search`, or a kind of router: `static` or
+            `dynamic`.
         targets: latencies relative to the full model.
         fractions: of the full widths: the candidates.
         stands_for: the large shape whose layers' latencies count, on `device`, with `context` tokens in the cache.
         tokens: that routers are trained on.
         method: how routers are trained.
         evaluations: most losses that the search computes.
+        joint_tokens: then read to train model and router together.
     """
 
     name: str
@@ -126,10 +137,16 @@ class Choosing:
     method: str = "gumbel"
     batch: int = 32
     evaluations: int = 120
+    joint_tokens: int = 0
+
+    @property
+    def before(self) -> tuple[Recipe, ...]:
+        """The runs it needs."""
+        return (self.start,)
 
     @property
     def depth(self) -> int:
-        """Runs that come before it."""
+        """Runs that come before it, one after the other."""
         return self.start.depth + 1
 
 

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from flextron_export.files import write_json, write_text
-from flextron_export.training.router_budgets import uniform_loss
 from tools.claims import plots
 from tools.claims.protocol import ORDERS, Protocol
 from tools.claims.runs import Store
-from tools.claims.tables import Spread, markdown, verdict
+from tools.claims.tables import Spread, loss_between, markdown, verdict
 from tools.claims.widths import BUDGETS, budget_named
 
 SMALLEST = "p50"
@@ -81,7 +80,7 @@ class Numbers:
             losses = self.runs[start][seed]["losses"]
             ends = [(self.latencies[name], losses[name]) for name in (SMALLEST, "full")]
             points = [(p["latency"], p["loss"]) for p in self._points(way, seed)]
-            values.append(uniform_loss([*ends, *points], at))
+            values.append(loss_between([*ends, *points], at))
         found = [value for value in values if value is not None]
         return Spread(tuple(found)) if len(found) == len(values) else None
 

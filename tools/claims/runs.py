@@ -17,6 +17,7 @@ import numpy as np
 from flextron_export.elastic.architecture import Architecture, read_config
 from flextron_export.elastic.model import load_model
 from flextron_export.elastic.permutation import permute_
+from flextron_export.elastic.widths import Budget, LayerWidth
 from flextron_export.errors import InputError
 from flextron_export.files import new_directory, write_json
 from flextron_export.training.corpus import read_text, split
@@ -27,6 +28,7 @@ from flextron_export.training.evaluate import validation_loss
 from flextron_export.training.importance import measure_importance
 from flextron_export.training.pretrain import train_tokenizer
 from flextron_export.training.settings import TrainingSettings
+from tools.claims.choices import choose, latency_of, points
 from tools.claims.recipes import Choosing, Recipe, Shape, Text, Training, key
 from tools.claims.widths import BUDGETS, budget_named, operations_per_token, sampler_of
 
@@ -68,9 +70,9 @@ class Store:
         return (self.folder / key(recipe) / RESULT).is_file()
 
     def run(self, recipe: Recipe) -> dict[str, Any]:
-        """Run a recipe, and first the one it starts from; see `_train` and `choices.choose` for what comes back."""
-        if recipe.start is not None:
-            self.run(recipe.start)
+        """Run a recipe, and first those it needs; see `_train` and `choices.choose` for what comes back."""
+        for needed in recipe.before:
+            self.run(needed)
         if isinstance(recipe, Choosing):
             return self.result(key(recipe), lambda _: self._choose(recipe))
         return self.result(key(recipe), lambda directory: self._train(recipe, directory))
@@ -82,9 +84,14 @@ class Store:
             directory = self.folder / key(recipe)
             return load_model(directory), Architecture.from_config(read_config(directory))
 
-    def _choose(self, recipe: Choosing) -> dict[str, Any]:
-        from tools.claims.choices import choose
+    def budgets(self, recipe: Choosing) -> dict[float, Budget]:
+        """The networks that a recipe chose, by target."""
+        return {
+            point["target"]: Budget(f"t{100 * point['target']:g}", tuple(LayerWidth(*w) for w in point["layers"]))
+            for point in self.run(recipe)["points"]
+        }
 
+    def _choose(self, recipe: Choosing) -> dict[str, Any]:
         tokens, validation, _ = tokenised(recipe.start.text)
         model, architecture = self.model(recipe.start)
         with thread_count(self.threads):
@@ -100,7 +107,8 @@ class Store:
             model.save_pretrained(directory)
             architecture = Architecture.from_config(read_config(directory))
             reorder_(model, architecture, recipe, tokens)
-            sampler = sampler_of(recipe.train, architecture, recipe.fractions)
+            near = self.budgets(recipe.around) if recipe.around else {}
+            sampler = sampler_of(recipe.train, architecture, recipe.fractions, list(near.values()))
             teacher = None if recipe.loss == "ce" else copy.deepcopy(model).requires_grad_(False)
             settings = TrainingSettings(
                 recipe.tokens,
@@ -112,6 +120,7 @@ class Store:
                 precision="fp32",
                 seed=recipe.seed,
                 threads=self.threads,
+                full_weight=recipe.full_weight,
             )
             cpu = time.process_time()
             if recipe.tokens:
@@ -129,7 +138,7 @@ class Store:
             # Of a network trained alone the other widths mean nothing.
             measured = [recipe.train] if recipe.train in BUDGETS and recipe.tokens else list(BUDGETS)
             budgets = {name: budget_named(name, architecture) for name in measured}
-            return {
+            result = {
                 "losses": {
                     name: validation_loss(model, architecture, budget, validation, batch=64)
                     for name, budget in budgets.items()
@@ -140,6 +149,11 @@ class Store:
                 * operations_per_token(sampler, architecture, recipe.text.length, recipe.loss != "ce"),
                 "cpu_seconds": round(cpu, 1),
             }
+            if recipe.around:
+                result["points"] = points(
+                    near, model, architecture, *latency_of(recipe.around, architecture), validation
+                )
+            return result
 
 
 @lru_cache(maxsize=2)

@@ -39,6 +39,19 @@ class Spread:
         return f"{self.mean:+.3f} ± {self.deviation:.3f}"
 
 
+def loss_between(points: Sequence[tuple[float, float]], latency: float) -> float | None:
+    """The loss that networks reach at a latency, linear between measured ones; None outside of them.
+
+    Args:
+        points: (latency, loss) of networks. One that is slower and no better than another counts as little as that one.
+    """
+    ordered = sorted(points)
+    if not ordered or not ordered[0][0] <= latency <= ordered[-1][0]:
+        return None
+    losses = np.minimum.accumulate([loss for _, loss in ordered])
+    return float(np.interp(latency, [x for x, _ in ordered], losses))
+
+
 def verdict(difference: Spread, noise: float) -> str:
     """Whether the first of two losses is `lower`, `higher` or, within noise, `equal`.
 

@@ -52,14 +52,20 @@ def candidate_widths(architecture: Architecture, fractions: Sequence[float]) -> 
     return Candidates(tuple(round(f * heads) for f in fractions), tuple(round(f * neurons) for f in fractions))
 
 
-def sampler_of(train: str, architecture: Architecture, fractions: Sequence[float]) -> Sampler:
-    """What a recipe's `train` means: `full`, one budget, or a sampling scheme over fractions of the full widths."""
+def sampler_of(
+    train: str, architecture: Architecture, fractions: Sequence[float], around: Sequence[Budget] | None = None
+) -> Sampler:
+    """What a recipe's `train` means: `full`, one budget, or a sampling scheme over fractions of the full widths.
+
+    Args:
+        around: networks that the scheme `router` stays near.
+    """
     if train == "full":
         return full_only(architecture)
     if train in BUDGETS:
         budget = budget_named(train, architecture)
         return lambda random: [budget]
-    return make_sampler(train, architecture, candidate_widths(architecture, fractions))
+    return make_sampler(train, architecture, candidate_widths(architecture, fractions), around)
 
 
 def forward_operations(architecture: Architecture, budget: Budget, length: int) -> float:

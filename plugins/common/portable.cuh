@@ -287,4 +287,48 @@ void waitForCopies()
 
 #endif
 
+//! Replaces every value by its sum over the lanes whose numbers differ in the bits from kFrom to below kTo.
+template <int kFrom, int kTo, int kCount>
+__device__ __forceinline__ void sumOverLanes(float (&values)[kCount])
+{
+#pragma unroll
+    for (int mask = kFrom; mask < kTo; mask *= 2)
+    {
+        float other[kCount];
+#pragma unroll
+        for (int i = 0; i < kCount; ++i)
+        {
+            other[i] = values[i];
+        }
+        shuffleXor(other, mask);
+#pragma unroll
+        for (int i = 0; i < kCount; ++i)
+        {
+            values[i] += other[i];
+        }
+    }
+}
+
+//! The same with the largest instead of the sum.
+template <int kFrom, int kTo, int kCount>
+__device__ __forceinline__ void maxOverLanes(float (&values)[kCount])
+{
+#pragma unroll
+    for (int mask = kFrom; mask < kTo; mask *= 2)
+    {
+        float other[kCount];
+#pragma unroll
+        for (int i = 0; i < kCount; ++i)
+        {
+            other[i] = values[i];
+        }
+        shuffleXor(other, mask);
+#pragma unroll
+        for (int i = 0; i < kCount; ++i)
+        {
+            values[i] = fmaxf(values[i], other[i]);
+        }
+    }
+}
+
 } // namespace flextron

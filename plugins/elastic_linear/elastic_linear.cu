@@ -4,7 +4,9 @@
  * The C ABI: picks the kernels and launches them. Compiled by nvcc for the GPU and, as C++, for the host tests.
  */
 #include "../common/abi.h"
+#include "columns.cuh"
 #include "plan.h"
+#include "rows.cuh"
 #include "tiles.cuh"
 
 namespace flextron::elastic_linear
@@ -152,61 +154,33 @@ bool launchAll(Parameters const& p, Plan const& plan, void* workspace, Stream st
     }
 }
 
-template <typename T>
-bool launchAll(Parameters const& p, Plan const& plan, void* workspace, Stream stream)
+struct Operator
 {
-    switch (p.weight_type)
-    {
-    case FLEXTRON_WEIGHT_INT8: return launchAll<T, Int8>(p, plan, workspace, stream);
-    case FLEXTRON_WEIGHT_INT4: return launchAll<T, Int4>(p, plan, workspace, stream);
-    default: return launchAll<T, T>(p, plan, workspace, stream);
-    }
-}
+    using Parameters = elastic_linear::Parameters;
+    using Plan = elastic_linear::Plan;
 
-FlextronStatus prepare(Parameters const* parameters, Plan& plan, char const*& reason)
-{
-    auto const make = [](Parameters const& p, int multiprocessors)
+    static constexpr auto* checkSizes = elastic_linear::checkSizes;
+    static constexpr auto* checkPointers = elastic_linear::checkPointers;
+
+    static Plan plan(Parameters const& p, int multiprocessors)
     {
         bool const quantized = p.weight_type != FLEXTRON_WEIGHT_AS_DATA;
         using Large = Tile<Kind::kInputs, kLargeM>;
         BlockColumns const columns{quantized ? kBlockColumns<Int8> : kBlockColumns<Half>, Large::kColumns};
         return makePlan(p, multiprocessors, columns, Large::kTokens);
-    };
-    return flextron::prepare(parameters, checkSizes, make, plan, reason);
-}
+    }
 
-FlextronStatus run(
-    Parameters const* parameters, void* workspace, std::size_t workspaceBytes, void* stream, char const*& reason)
-{
-    Plan plan{};
-    FlextronStatus status = prepare(parameters, plan, reason);
-    if (status != FLEXTRON_SUCCESS)
+    template <typename T>
+    static bool launch(Parameters const& p, Plan const& plan, void* workspace, Stream stream)
     {
-        return status;
-    }
-    reason = checkPointers(*parameters);
-    if (reason != nullptr)
-    {
-        return FLEXTRON_INVALID_ARGUMENT;
-    }
-    status = checkWorkspace(workspace, workspaceBytes, plan.mWorkspaceBytes, reason);
-    if (status != FLEXTRON_SUCCESS)
-    {
-        return status;
-    }
-    auto const launched = [&]
-    {
-        auto const at = static_cast<Stream>(stream);
-        switch (parameters->data_type)
+        switch (p.weight_type)
         {
-        case FLEXTRON_FLOAT16: return launchAll<Half>(*parameters, plan, workspace, at);
-        case FLEXTRON_BFLOAT16: return launchAll<BFloat16>(*parameters, plan, workspace, at);
-        default: return launchAll<float>(*parameters, plan, workspace, at);
+        case FLEXTRON_WEIGHT_INT8: return launchAll<T, Int8>(p, plan, workspace, stream);
+        case FLEXTRON_WEIGHT_INT4: return launchAll<T, Int4>(p, plan, workspace, stream);
+        default: return launchAll<T, T>(p, plan, workspace, stream);
         }
-    }();
-    reason = launched ? nullptr : "a kernel could not be launched";
-    return launched ? FLEXTRON_SUCCESS : FLEXTRON_CUDA_ERROR;
-}
+    }
+};
 
 } // namespace
 } // namespace flextron::elastic_linear
@@ -214,28 +188,12 @@ FlextronStatus run(
 extern "C" FlextronStatus flextron_elastic_linear_workspace(
     FlextronElasticLinear const* parameters, std::size_t* bytes, char const** reason)
 {
-    using namespace flextron::elastic_linear;
-    return flextron::reporting(reason,
-        [&](char const*& text)
-        {
-            if (bytes == nullptr)
-            {
-                text = "bytes: null";
-                return FLEXTRON_INVALID_ARGUMENT;
-            }
-            Plan plan{};
-            FlextronStatus const status = prepare(parameters, plan, text);
-            if (status == FLEXTRON_SUCCESS)
-            {
-                *bytes = plan.mWorkspaceBytes;
-            }
-            return status;
-        });
+    return flextron::Abi<flextron::elastic_linear::Operator>::workspace(parameters, bytes, reason);
 }
 
 extern "C" FlextronStatus flextron_elastic_linear_run(FlextronElasticLinear const* parameters, void* workspace,
     std::size_t workspaceBytes, void* stream, char const** reason)
 {
-    return flextron::reporting(reason, [&](char const*& text)
-        { return flextron::elastic_linear::run(parameters, workspace, workspaceBytes, stream, text); });
+    using Abi = flextron::Abi<flextron::elastic_linear::Operator>;
+    return Abi::run(parameters, workspace, workspaceBytes, stream, reason);
 }

@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "kernels.cuh"
+#include "active_rows.cuh"
 
 namespace flextron::elastic_linear
 {

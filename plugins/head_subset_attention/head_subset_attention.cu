@@ -4,8 +4,10 @@
  * The C ABI: picks the kernels and launches them. Compiled by nvcc for the GPU and, as C++, for the host tests.
  */
 #include "../common/abi.h"
-#include "kernels.cuh"
 #include "plan.h"
+#include "tile.cuh"
+#include "token.cuh"
+#include "write.cuh"
 
 #include <cmath>
 
@@ -55,62 +57,33 @@ bool launchAll(Parameters const& p, Plan const& plan, Partials const& partials, 
     }
 }
 
-template <typename T>
-bool launchAll(Parameters const& p, Plan const& plan, Partials const& partials, Stream stream)
+struct Operator
 {
-    switch (p.head_dim)
-    {
-    case 64: return launchAll<T, 64>(p, plan, partials, stream);
-    case 96: return launchAll<T, 96>(p, plan, partials, stream);
-    case 128: return launchAll<T, 128>(p, plan, partials, stream);
-    default: return launchAll<T, 256>(p, plan, partials, stream);
-    }
-}
+    using Parameters = head_subset_attention::Parameters;
+    using Plan = head_subset_attention::Plan;
 
-FlextronStatus prepare(Parameters const* parameters, Plan& plan, char const*& reason)
-{
-    return flextron::prepare(parameters, checkSizes, makePlan, plan, reason);
-}
+    static constexpr auto* checkSizes = head_subset_attention::checkSizes;
+    static constexpr auto* checkPointers = head_subset_attention::checkPointers;
+    static constexpr auto* plan = makePlan;
 
-FlextronStatus run(
-    Parameters const* parameters, void* workspace, std::size_t workspaceBytes, void* stream, char const*& reason)
-{
-    Plan plan{};
-    FlextronStatus status = prepare(parameters, plan, reason);
-    if (status != FLEXTRON_SUCCESS)
+    template <typename T>
+    static bool launch(Parameters p, Plan const& plan, void* workspace, Stream stream)
     {
-        return status;
-    }
-    reason = checkPointers(*parameters);
-    if (reason != nullptr)
-    {
-        return FLEXTRON_INVALID_ARGUMENT;
-    }
-    status = checkWorkspace(workspace, workspaceBytes, plan.mWorkspaceBytes, reason);
-    if (status != FLEXTRON_SUCCESS)
-    {
-        return status;
-    }
-    Parameters p = *parameters;
-    if (p.scale == 0.0F)
-    {
-        p.scale = 1.0F / std::sqrt(static_cast<float>(p.head_dim));
-    }
-    auto* const sums = static_cast<float*>(workspace);
-    Partials const partials{sums, sums + plan.mSumBytes / sizeof(float)};
-    auto const launched = [&]
-    {
-        auto const at = static_cast<Stream>(stream);
-        switch (p.data_type)
+        if (p.scale == 0.0F)
         {
-        case FLEXTRON_FLOAT16: return launchAll<Half>(p, plan, partials, at);
-        case FLEXTRON_BFLOAT16: return launchAll<BFloat16>(p, plan, partials, at);
-        default: return launchAll<float>(p, plan, partials, at);
+            p.scale = 1.0F / std::sqrt(static_cast<float>(p.head_dim));
         }
-    }();
-    reason = launched ? nullptr : "a kernel could not be launched";
-    return launched ? FLEXTRON_SUCCESS : FLEXTRON_CUDA_ERROR;
-}
+        auto* const sums = static_cast<float*>(workspace);
+        Partials const partials{sums, sums + plan.mSumBytes / sizeof(float)};
+        switch (p.head_dim)
+        {
+        case 64: return launchAll<T, 64>(p, plan, partials, stream);
+        case 96: return launchAll<T, 96>(p, plan, partials, stream);
+        case 128: return launchAll<T, 128>(p, plan, partials, stream);
+        default: return launchAll<T, 256>(p, plan, partials, stream);
+        }
+    }
+};
 
 } // namespace
 } // namespace flextron::head_subset_attention
@@ -118,28 +91,12 @@ FlextronStatus run(
 extern "C" FlextronStatus flextron_head_subset_attention_workspace(
     FlextronHeadSubsetAttention const* parameters, std::size_t* bytes, char const** reason)
 {
-    using namespace flextron::head_subset_attention;
-    return flextron::reporting(reason,
-        [&](char const*& text)
-        {
-            if (bytes == nullptr)
-            {
-                text = "bytes: null";
-                return FLEXTRON_INVALID_ARGUMENT;
-            }
-            Plan plan{};
-            FlextronStatus const status = prepare(parameters, plan, text);
-            if (status == FLEXTRON_SUCCESS)
-            {
-                *bytes = plan.mWorkspaceBytes;
-            }
-            return status;
-        });
+    return flextron::Abi<flextron::head_subset_attention::Operator>::workspace(parameters, bytes, reason);
 }
 
 extern "C" FlextronStatus flextron_head_subset_attention_run(FlextronHeadSubsetAttention const* parameters,
     void* workspace, std::size_t workspaceBytes, void* stream, char const** reason)
 {
-    return flextron::reporting(reason, [&](char const*& text)
-        { return flextron::head_subset_attention::run(parameters, workspace, workspaceBytes, stream, text); });
+    using Abi = flextron::Abi<flextron::head_subset_attention::Operator>;
+    return Abi::run(parameters, workspace, workspaceBytes, stream, reason);
 }

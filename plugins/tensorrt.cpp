@@ -1,9 +1,12 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * The two entry points that TensorRT looks for in a plugin library.
+ * The TensorRT plugin library: the two entry points that TensorRT looks for. It is loaded with
+ * IPluginRegistry::loadLibrary, so it needs TensorRT's headers and links none of its libraries.
  */
 #include "common/tensorrt.h"
+#include "elastic_linear/node.h"
+#include "head_subset_attention/node.h"
 
 #include <array>
 #include <atomic>
@@ -48,9 +51,11 @@ extern "C" __attribute__((visibility("default"))) void setLoggerFinder(nvinfer1:
 
 extern "C" __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count)
 {
-    using namespace flextron::tensorrt;
-    static std::array<nvinfer1::IPluginCreatorInterface*, 3> const creators{
-        headSubsetAttentionCreator(), elasticLinearCreator(), elasticFeedForwardCreator()};
+    using namespace flextron;
+    static tensorrt::Creator<head_subset_attention::Node> attention;
+    static tensorrt::Creator<elastic_linear::LinearNode> linear;
+    static tensorrt::Creator<elastic_linear::FeedForwardNode> feedForward;
+    static std::array<nvinfer1::IPluginCreatorInterface*, 3> const creators{&attention, &linear, &feedForward};
     count = static_cast<int32_t>(creators.size());
     return creators.data();
 }

@@ -11,6 +11,8 @@
  *   kAliases                      whether an output is an input that is updated in place
  *   check()                       what is wrong with the attributes, or null
  *   inputs(), outputs()           how many
+ *   kMostInputs, kMostOutputs     with any attributes
+ *   type(i, data)                 of input i where that of input 0 is `data`; kOther if it depends on the attributes
  *   accepts(i, type, data)        whether input i may have this type where that of input 0 is `data`
  *   output(i)                     type and shape of an output
  *   aliased(i)                    the input that output i is, or -1
@@ -29,9 +31,6 @@
 
 namespace flextron
 {
-
-constexpr int32_t kMostInputs = 12;
-constexpr int32_t kMostOutputs = 5;
 
 enum class ElementType
 {

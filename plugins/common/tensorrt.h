@@ -340,7 +340,7 @@ private:
         {
             return std::nullopt;
         }
-        std::array<Tensor, kMostInputs> tensors{};
+        std::array<Tensor, Node::kMostInputs> tensors{};
         for (int32_t i = 0; i < inputs; ++i)
         {
             tensors[i] = tensor(in[i]);

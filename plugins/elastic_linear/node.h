@@ -34,6 +34,8 @@ struct Node
     static constexpr int32_t kWeights = kFeedForward ? 3 : 1;
     static constexpr int32_t kActiveRows = 1 + kWeights;
     static constexpr int32_t kScales = kActiveRows + 1;
+    static constexpr int32_t kMostInputs = kScales + kWeights + (kFeedForward ? 3 : 1);
+    static constexpr int32_t kMostOutputs = 1;
 
     static constexpr auto attributes()
     {
@@ -80,17 +82,23 @@ struct Node
         return 1;
     }
 
-    bool accepts(int32_t input, ElementType type, ElementType data) const
+    static ElementType type(int32_t input, ElementType data)
     {
         if (input == kActiveRows)
         {
-            return type == ElementType::kInt32;
+            return ElementType::kInt32;
         }
-        if (input >= 1 && input <= kWeights && mBits != 0)
+        return input >= 1 && input <= kWeights ? ElementType::kOther : data;
+    }
+
+    bool accepts(int32_t input, ElementType given, ElementType data) const
+    {
+        if (input >= 1 && input <= kWeights)
         {
-            return type == ElementType::kInt8 || (mBits == 4 && type == ElementType::kUint8);
+            return mBits == 0 ? given == data
+                              : given == ElementType::kInt8 || (mBits == 4 && given == ElementType::kUint8);
         }
-        return type == data;
+        return given == type(input, data);
     }
 
     static int32_t aliased(int32_t /* output */)

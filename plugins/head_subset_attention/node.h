@@ -37,6 +37,8 @@ struct Node
 
     static constexpr char const* kName = "HeadSubsetAttention";
     static constexpr bool kAliases = true;
+    static constexpr int32_t kMostInputs = kTables + 2;
+    static constexpr int32_t kMostOutputs = 3;
     static constexpr auto* workspace = flextron_head_subset_attention_workspace;
     static constexpr auto* run = flextron_head_subset_attention_run;
 
@@ -62,15 +64,20 @@ struct Node
         return 3;
     }
 
-    bool accepts(int32_t input, ElementType type, ElementType data) const
+    static ElementType type(int32_t input, ElementType data)
     {
         switch (input)
         {
         case kPositions:
-        case kWrite: return type == ElementType::kInt64;
-        case kActiveGroups: return type == ElementType::kInt32;
-        default: return type == data;
+        case kWrite: return ElementType::kInt64;
+        case kActiveGroups: return ElementType::kInt32;
+        default: return data;
         }
+    }
+
+    bool accepts(int32_t input, ElementType given, ElementType data) const
+    {
+        return given == type(input, data);
     }
 
     static int32_t aliased(int32_t output)

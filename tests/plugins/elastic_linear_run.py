@@ -46,8 +46,13 @@ def differences(
     floating = {name: x.astype(STORAGE[data_type]) for name, x in data.items() if x.dtype.kind == "f"}
     addresses = memory.place({**data, **floating, "output": np.full_like(floating["output"], np.nan)})
     run(plugins, parameters(case, data_type, data["active_rows"], **addresses), memory)
-    got, expected = memory.read("output").astype(np.float64), data["output"]
-    error = np.abs(got - expected).max() / max(np.abs(expected).max(), 1e-30)
+    return wrong(memory.read("output"), data, data_type)
+
+
+def wrong(output: np.ndarray, data: dict[str, np.ndarray], data_type: str) -> list[str]:
+    """What is wrong with an output, in words."""
+    expected = data["output"]
+    error = np.abs(output.astype(np.float64) - expected).max() / max(np.abs(expected).max(), 1e-30)
     return [] if error <= TOLERANCE[data_type] else [f"output differs by {error:.1e} of the largest"]
 
 

@@ -47,6 +47,11 @@ def differences(
     addresses = memory.place({**data, **floating, "output": np.full_like(floating["query"], np.nan)})
     run(plugins, parameters(case, data_type, data["active_groups"], **addresses), memory)
     got = {name: memory.read(name) for name in ("output", "key_cache", "value_cache")}
+    return wrong(got, case, data, data_type)
+
+
+def wrong(got: dict[str, np.ndarray], case: Case, data: dict[str, np.ndarray], data_type: str) -> list[str]:
+    """What is wrong with the output and the caches, in words."""
     found = []
     error = np.abs(got["output"].astype(np.float64) - data["output"]).max()
     if not error <= TOLERANCE[data_type]:

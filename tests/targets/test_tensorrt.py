@@ -13,11 +13,12 @@ from flextron_export.bundle.manifest import Bundle, FileRecord
 from flextron_export.elastic.widths import Budget, LayerWidth
 from flextron_export.errors import BundleError, InputError, MissingDependencyError, TargetError
 from flextron_export.graph.contract import LAYOUTS
+from flextron_export.plugins.libraries import KERNELS, VARIABLE
 from flextron_export.targets import get_target
 from flextron_export.targets._tensorrt import builder, device, flavour
 from flextron_export.targets._tensorrt import target as target_module
 from flextron_export.targets._tensorrt.builder import attention_may_decompose, static_graph
-from flextron_export.targets._tensorrt.plugin_library import KERNELS, LIBRARY, VARIABLE
+from flextron_export.targets._tensorrt.plugin_library import LIBRARY
 from flextron_export.targets._tensorrt.progress import STEPS, Fraction
 from flextron_export.targets.build import build
 from tests.targets.tensorrt_bundle import tensorrt_bundle

@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from ...bundle.manifest import FileRecord
-from ...errors import MissingDependencyError, TargetError
+from ...errors import TargetError
+from ...plugins.libraries import KERNELS, build_command, find
 
 LIBRARY = "libflextron_tensorrt_plugins.so"
-KERNELS = "libflextron_plugins.so"
-"""The adapters for TensorRT, and the kernels that they find in the same directory."""
-
-VARIABLE = "FLEXTRON_TENSORRT_PLUGINS"
-"""Environment variable with the directory of both, for a build outside the usual place."""
-
+"""The adapters for TensorRT; the kernels must lie in the same directory."""
 PLUGINS = ("HeadSubsetAttention",)
 """Plugins that lowered graphs use."""
 
-_BUILD = (
-    "cmake -S . -B build -G Ninja && cmake --build build --target flextron_tensorrt_plugins, "
-    f"or set {VARIABLE} to the directory of {LIBRARY}"
-)
-
 
 def find_plugins() -> Path:
-    """The directory that holds both libraries.
-
-    Raises:
-        MissingDependencyError: they are in none of the usual places, which are named.
-    """
-    named = os.environ.get(VARIABLE)
-    directory = Path(named) if named else Path(__file__).resolve().parents[3] / "build" / "plugins"
-    missing = [name for name in (LIBRARY, KERNELS) if not (directory / name).is_file()]
-    if missing:
-        raise MissingDependencyError(
-            f"This release of TensorRT needs our plugins, and {' and '.join(missing)} cannot be found in {directory}.",
-            cause="TensorRT before 10.15 has no attention over a KV cache of its own",
-            fix=_BUILD,
-        )
-    return directory
+    """The directory that holds both libraries; MissingDependencyError names where they were looked for."""
+    return find(LIBRARY, KERNELS).parent
 
 
 def copy_plugins(source: Path, directory: Path) -> dict[str, FileRecord]:
@@ -79,5 +56,5 @@ def _unusable(path: Path, reason: str) -> TargetError:
     return TargetError(
         f"The plugin library {path} cannot be used: {reason}.",
         cause="it was built for another processor, CUDA or TensorRT",
-        fix=f"on this device: {_BUILD}; then build the engine again",
+        fix=f"on this device: {build_command(LIBRARY)}; then build the engine again",
     )

@@ -1,4 +1,4 @@
-"""The kernel libraries of `plugins/`, loaded through their C ABI. Addresses go in: of NumPy arrays or of GPU tensors.
+"""The kernel library, loaded through its C ABI. Addresses go in: of NumPy arrays or of GPU tensors.
 
 Needs neither TensorRT nor ONNX; a GPU only for the library that nvcc built.
 """
@@ -6,15 +6,11 @@ Needs neither TensorRT nor ONNX; a GPU only for the library that nvcc built.
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 from typing import ClassVar
 
-from .errors import InputError, MissingDependencyError
-
-LIBRARY = "libflextron_plugins.so"
-VARIABLE = "FLEXTRON_PLUGINS"
-"""Environment variable with the path of the library, for a build outside the usual places."""
+from ..errors import InputError
+from .libraries import KERNELS, cannot_load, find
 
 DATA_TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 OPERATIONS = {"outputs": 0, "inputs": 1, "feed_forward": 2}
@@ -69,11 +65,11 @@ class Plugins:
     """A loaded kernel library.
 
     Args:
-        path: the library; None looks at $FLEXTRON_PLUGINS, then in `build/plugins` of a source checkout.
+        path: the library; None looks for it.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = Path(path) if path is not None else _find()
+        self.path = Path(path) if path is not None else find(KERNELS)
         reason = ctypes.POINTER(ctypes.c_char_p)
         self._workspace, self._run = {}, {}
         try:
@@ -86,9 +82,7 @@ class Plugins:
                 run.argtypes = [struct, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, reason]
                 self._workspace[operator.NAME], self._run[operator.NAME] = workspace, run
         except (OSError, AttributeError) as error:
-            raise MissingDependencyError(
-                f"{self.path} cannot be loaded as the kernel library.", cause=str(error), fix=_BUILD
-            ) from error
+            raise cannot_load(self.path, error) from error
 
     def workspace(self, parameters: Parameters) -> int:
         """Bytes of workspace for these sizes; InputError names what is wrong with them."""
@@ -102,18 +96,6 @@ class Plugins:
         reason = ctypes.c_char_p()
         call = self._run[parameters.NAME]
         _check(call(ctypes.byref(parameters), workspace, workspace_bytes, stream, ctypes.byref(reason)), reason)
-
-
-_BUILD = "cmake -S . -B build -G Ninja && cmake --build build, or set FLEXTRON_PLUGINS to the library's path"
-
-
-def _find() -> Path:
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
-    built = Path(__file__).resolve().parents[1] / "build" / "plugins" / LIBRARY
-    if built.is_file():
-        return built
-    raise MissingDependencyError(f"The kernel library {LIBRARY} was not found; tried {built}.", fix=_BUILD)
 
 
 def _check(status: int, reason: ctypes.c_char_p) -> None:

@@ -210,7 +210,7 @@ prompt of ids, stream to standard output; which budget was picked and why, and t
   --seed N               the same seed, prompt and settings give the same tokens (0)
   --ignore-eos           go on after the model's end-of-text token
   --layout NAME          panels, shared or per-budget (panels)
-  --dtype NAME           fp32 or fp16 (fp32)
+  --dtype NAME           fp32, fp16, int8 or int4 (fp32)
   --threads N            threads (one per core that may be used)
   --chunk N              tokens per prefill call (256)
   --low-memory           leave the weights in the mapped file; slower

@@ -1,11 +1,11 @@
 #include "calibration.h"
 
 #include "error.h"
+#include "precision.h"
 #include "random.h"
 #include "sampling.h"
 #include "sequence.h"
 #include "stopwatch.h"
-#include "tensors.h"
 
 #include <algorithm>
 #include <array>
@@ -179,18 +179,6 @@ private:
     std::vector<Turn> mTurns;
 };
 
-//! Bytes that a budget reads of the weights file.
-std::int64_t readBytes(Architecture const& architecture, Budget const& budget, std::int64_t elementSize)
-{
-    std::int64_t elements = 0;
-    for (auto const& spec : tensorSpecs(architecture))
-    {
-        auto const shape = spec.active(architecture, budget);
-        elements += std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
-    }
-    return elements * elementSize;
-}
-
 //! Bytes of KV cache per slot.
 std::int64_t cacheBytes(Architecture const& architecture, Budget const& budget, std::int64_t elementSize)
 {
@@ -280,7 +268,7 @@ LatencyTable calibrate(Session& session, Bundle const& bundle, Setup const& setu
     {
         auto const& budget = manifest.budgets[b];
         costs[b].parameters = budget.parameters(manifest.architecture);
-        costs[b].weightBytes = std::max(run.privateMemory(b), readBytes(manifest.architecture, budget, size));
+        costs[b].weightBytes = std::max(run.privateMemory(b), weightBytes(manifest, setup.dtype, budget));
         costs[b].cacheBytes = cacheBytes(manifest.architecture, budget, size);
         table.budgets[budget.name] = std::move(costs[b]);
     }

@@ -2,6 +2,7 @@
 
 #include "error.h"
 #include "json.h"
+#include "precision.h"
 #include "sha256.h"
 #include "tensors.h"
 
@@ -16,7 +17,6 @@ namespace
 {
 
 constexpr std::int64_t kVersion = 1;
-constexpr std::array<std::string_view, 2> kDtypes{"fp32", "fp16"};
 constexpr std::array<std::string_view, 4> kLayouts{"panels", "shared", "per-budget", "routed"};
 
 template <typename Names>
@@ -56,6 +56,16 @@ std::map<std::string, FileRecord> readFiles(Json const& value)
     return files;
 }
 
+std::map<std::string, std::int64_t> readGroupSizes(Json const& value)
+{
+    std::map<std::string, std::int64_t> sizes;
+    for (auto const& [dtype, record] : value.items())
+    {
+        sizes[dtype] = readInteger(member(record, "group_size"), "a group size");
+    }
+    return sizes;
+}
+
 std::vector<std::string> missingFiles(Manifest const& manifest)
 {
     std::vector<std::string> found;
@@ -84,13 +94,11 @@ std::vector<std::string> missingFiles(Manifest const& manifest)
 std::vector<std::string> faults(Manifest const& manifest)
 {
     auto found = widthFaults(manifest.architecture, manifest.candidates, manifest.budgets);
+    auto const precisions = precisionFaults(manifest);
+    found.insert(found.end(), precisions.begin(), precisions.end());
     bool any = false;
     for (auto const& [dtype, layouts] : manifest.layouts)
     {
-        if (!contains(kDtypes, dtype))
-        {
-            found.push_back("unknown dtype '" + dtype + "'");
-        }
         for (auto const& layout : layouts)
         {
             any = true;
@@ -139,6 +147,10 @@ Manifest Manifest::fromJson(Json const& value)
     }
     manifest.layouts = readLayouts(member(value, "layouts"));
     manifest.files = readFiles(member(value, "files"));
+    if (auto const quantization = value.find("quantization"); quantization != value.end())
+    {
+        manifest.groupSizes = readGroupSizes(*quantization);
+    }
     if (auto const found = faults(manifest); !found.empty())
     {
         throw JsonError("it is not valid: " + join(found, "; "));

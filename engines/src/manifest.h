@@ -29,6 +29,7 @@ struct Manifest
     std::vector<Budget> budgets;
     std::map<std::string, std::vector<std::string>> layouts; //!< by dtype
     std::map<std::string, FileRecord> files;
+    std::map<std::string, std::int64_t> groupSizes; //!< weights that share a scale, by quantised dtype
 
     //! JsonError or Error says everything that is wrong with it.
     [[nodiscard]] static Manifest fromJson(Json const& value);

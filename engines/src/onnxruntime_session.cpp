@@ -3,6 +3,7 @@
 #include "error.h"
 #include "memory.h"
 #include "onnxruntime_cache.h"
+#include "precision.h"
 #include "tensors.h"
 
 #include <algorithm>
@@ -19,6 +20,13 @@ OnnxRuntimeSession::OnnxRuntimeSession(
     , mElementSize(static_cast<std::size_t>(elementSize(mSettings.dtype)))
     , mHost(Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault))
 {
+    if (mSettings.lowMemory && isQuantized(mSettings.dtype))
+    {
+        throw Error(FLEXTRON_TARGET_ERROR,
+            "Precision " + mSettings.dtype + " does not run with its weights left in the mapped file.",
+            "ONNX Runtime multiplies them fast only as it rearranges them: else a token takes 100 times as long",
+            "run without low memory: " + mSettings.dtype + " is small; or use fp32, which runs in either way");
+    }
     if (mSettings.layout == "shared")
     {
         mWeights.emplace(bundle.weights(mSettings.dtype));

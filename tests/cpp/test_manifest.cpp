@@ -1,6 +1,7 @@
 #include "error.h"
 #include "json.h"
 #include "manifest.h"
+#include "precision.h"
 #include "temporary_directory.h"
 #include "tensors.h"
 
@@ -55,6 +56,43 @@ TEST_CASE("a bundle with a routed graph opens, but needs the file of that graph"
         doctest::Contains("graphs/routed.fp32.onnx is not listed"));
     manifest["files"]["graphs/routed.fp32.onnx"] = manifest["files"]["graphs/panels.fp32.onnx"];
     CHECK(Manifest::fromJson(manifest).layouts.at("fp32").back() == "routed");
+}
+
+TEST_CASE("quantised precisions say the size of their groups, which divides every width")
+{
+    auto manifest = good();
+    auto const refuses = [&manifest](char const* sentence)
+    { CHECK_THROWS_WITH(static_cast<void>(Manifest::fromJson(manifest)), doctest::Contains(sentence)); };
+    manifest["architecture"].update(Json{{"hidden_size", 64}, {"head_dim", 16}, {"intermediate_size", 96}});
+    manifest["candidates"]["neurons"] = {64, 96};
+    manifest["budgets"][0]["layers"] = {{4, 96}};
+    manifest["budgets"][1]["layers"] = {{2, 64}};
+    manifest["layouts"]["int4"] = {"panels"};
+    for (auto const* const file : {"weights.int4.safetensors", "graphs/panels.int4.onnx"})
+    {
+        manifest["files"][file] = manifest["files"]["weights.fp32.safetensors"];
+    }
+    refuses("the group size of int4 is missing");
+    manifest["quantization"] = {{"int4", {{"group_size", 32}}}};
+    auto const read = Manifest::fromJson(manifest);
+    CHECK(read.groupSizes.at("int4") == 32);
+    // Embedding 10 x 64, q and o 8 x 16 x 64, k and v 4 x 16 x 64, FFN 96 x 64, three norms of 64.
+    std::int64_t const weights = 640 + 2 * 8192 + 2 * 4096 + 3 * 6144;
+    CHECK(weightBytes(read, "int4", read.budgets[0]) == weights / 2 + weights / 32 * 4 + 3 * 64 * 4);
+    std::int64_t const half = 640 + 8192 + 4096 + 3 * 4096;
+    CHECK(weightBytes(read, "int4", read.budgets[1]) == half / 2 + half / 32 * 4 + 3 * 64 * 4);
+    CHECK(weightBytes(read, "fp32", read.budgets[0]) == 4 * (weights + 3 * 64));
+    manifest["quantization"]["int4"]["group_size"] = 64;
+    refuses("int4 has groups of 64: candidate of 96 neurons is no multiple of it");
+    manifest["quantization"]["int4"]["group_size"] = 256;
+    refuses("candidate of 2 groups is no multiple of it");
+    manifest["quantization"]["int4"]["group_size"] = 0;
+    refuses("it is none of 16, 32, 64, 128, 256");
+    manifest["quantization"]["int4"]["group_size"] = "32";
+    refuses("a group size");
+    manifest["quantization"] = {{"int4", {{"group_size", 32}}}};
+    manifest["layouts"]["int4"] = {"shared"};
+    refuses("layout shared is in int4");
 }
 
 TEST_CASE("the features of other families change the tensors and the parameters")

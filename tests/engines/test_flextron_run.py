@@ -84,6 +84,23 @@ def test_greedy_tokens_of_every_family_are_those_of_python(command, tmp_path, ki
         assert generated(command, bundle, *options, ids=LONG_PROMPT[:20])["tokens"] == expected
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_tokens_of_quantised_matrices_are_those_of_python(command, tmp_path, dtype):
+    checkpoint = elastic_model(tmp_path / "checkpoint")
+    bundle = export(checkpoint.path, tmp_path / "bundle", dtypes=(dtype,), verify=False).path
+    for layout in ("panels", "per-budget"):
+        for budget in ("full", "crossed"):
+            with Runner(bundle, layout=layout, dtype=dtype, budget=budget, threads=1) as runner:
+                expected = list(runner.generate_ids(PROMPT, 40, stop_on_eos=False))
+            options = ("--layout", layout, "--budget", budget, "--max-new-tokens", 40, "--ignore-eos")
+            # The only precision of a bundle needs no asking for.
+            assert generated(command, bundle, *options)["tokens"] == expected
+    refused(run(command, bundle, "--low-memory"), 10, f"{dtype} does not run with its weights left in the mapped file")
+    calibrate(bundle, dtype=dtype, threads=1, contexts=[8], prompt_lengths=[4], repeats=6)
+    chosen = generated(command, bundle, "--dtype", dtype, "--latency-target", "10s", "--max-new-tokens", 2)
+    assert chosen["selection"]["budget"] == "full"
+
+
 @pytest.mark.parametrize("seed", [0, 7, 2**40 + 1])
 def test_sampled_tokens_are_those_of_python(command, pristine, seed):
     with Runner(pristine, budget="p59", threads=1) as runner:

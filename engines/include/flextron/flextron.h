@@ -52,7 +52,7 @@ typedef struct FlextronOptions
     char const* latencyTarget; /*!< "20ms" per token, "300ms@128" to the first token, "512MB", several with commas */
     char const* budget;        /*!< run this budget, whatever it costs; excludes a latency target */
     char const* layout;        /*!< "panels", "shared" or "per-budget"; default: panels if the bundle has it */
-    char const* dtype;         /*!< "fp32" or "fp16"; default: fp32 if the bundle has it */
+    char const* dtype;         /*!< "fp32", "fp16", "int8" or "int4"; default: fp32 if the bundle has it */
     char const* latencyTable;  /*!< file to select by; default: the bundle's table of this device */
     char const* onnxruntime;   /*!< the ONNX Runtime library; default: $FLEXTRON_ONNXRUNTIME, then the system's */
     int32_t threads;           /*!< 0: one per core that this process may use */

@@ -161,10 +161,8 @@ class OnnxRuntimeGpuTarget:
         if record is None:
             raise TargetError(f"The bundle has no {layout}.{dtype} engine for {self.name}.", fix=fix)
         try:
-            limits = Limits(
-                tuple(integers(record["limits"]["capacities"])),
-                *integers([record["limits"]["max_batch"], record["limits"]["max_length"]]),
-            )
+            batch, length = integers([record["limits"]["max_batch"], record["limits"]["max_length"]])
+            limits = Limits(tuple(integers(record["limits"]["capacities"])), batch, length)
             limits.validate(bundle)
         except MALFORMED as error:
             what = f"{directory / MARKER} is damaged: {type(error).__name__} {error}."

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from ...errors import MissingDependencyError, TargetError
-from .versions import FIRST, Lowering, lowering_of
+from .versions import FIRST, KNOWN_SM, Lowering, lowering_of
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,16 @@ class Flavour:
             # Left alone, the builder makes a portable engine for `reach`.
             return self.reach
         known = self.known(library)
+        if unknown := [n for n in sm if n not in KNOWN_SM]:
+            raise TargetError(
+                f"No target knows SM {', '.join(map(str, unknown))}; there are {', '.join(map(str, KNOWN_SM))}.",
+                cause="a mistyped number, or a GPU that TensorRT no longer compiles for",
+                fix="use --target onnxruntime-cpu on such a device",
+            )
         if refused := [n for n in sm if n not in known]:
             raise TargetError(
                 f"{self.title} compiles for SM {', '.join(map(str, known))}, not for {', '.join(map(str, refused))}.",
-                cause="Jetson (SM 72, 87, 101, 110) and data centre GPUs (SM 70, 90, 100, 103) are not RTX devices",
+                cause="Jetson (SM 87, 110) and data centre GPUs (SM 90, 100, 103, 107) are not RTX devices",
                 fix="run on that device: flextron-export build BUNDLE --target tensorrt",
             )
         chosen = tuple(sorted(set(sm)))

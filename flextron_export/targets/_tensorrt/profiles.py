@@ -28,15 +28,23 @@ class Limits:
         capacities: cache slots per sequence, ascending; one engine for each.
         max_batch: most sequences in a call.
         max_length: most tokens per sequence in a prefill call; a longer prompt is fed in pieces.
+        separate: layout `shared`: every budget gets engines of its own, built one after the other in less memory.
     """
 
     capacities: tuple[int, ...]
     max_batch: int = 4
     max_length: int = 256
+    separate: bool = False
 
     @classmethod
     def choose(
-        cls, bundle: Bundle, layout: str, capacity: int | Sequence[int] | None, max_batch: int, max_length: int
+        cls,
+        bundle: Bundle,
+        layout: str,
+        capacity: int | Sequence[int] | None = None,
+        max_batch: int = 4,
+        max_length: int = 256,
+        separate: bool = False,
     ) -> Limits:
         """Limits from what the user gave; capacities by default up to 1024 and the model's positions.
 
@@ -46,10 +54,10 @@ class Limits:
             largest = min(1024, bundle.architecture.max_positions)
             capacity = [c for c in (256,) if layout == "shared" and c < largest] + [largest]
         capacities = (capacity,) if isinstance(capacity, int) else tuple(capacity)
-        limits = cls(tuple(sorted(set(capacities))), max_batch, max_length)
+        limits = cls(tuple(sorted(set(capacities))), max_batch, max_length, separate and layout == "shared")
         limits.validate(bundle)
         # A prompt never has more tokens than the largest cache has slots.
-        return cls(limits.capacities, max_batch, min(max_length, limits.capacities[-1]))
+        return replace(limits, max_length=min(max_length, limits.capacities[-1]))
 
     def validate(self, bundle: Bundle) -> None:
         """Raise InputError naming every limit that makes no sense for the bundle."""
@@ -110,10 +118,10 @@ def served(bundle: Bundle, layout: str) -> tuple[Budget, ...]:
 
 
 def plan_specs(bundle: Bundle, layout: str, limits: Limits) -> list[PlanSpec]:
-    """The engines of a layout: one per capacity, and for `per-budget` one per budget and capacity."""
+    """The engines of a layout: one per capacity, and for `per-budget` and `separate` one per budget and capacity."""
     specs = []
     for capacity in limits.capacities:
-        if layout == "per-budget":
+        if layout == "per-budget" or limits.separate:
             for budget in bundle.budgets:
                 name = f"{budget.name}.{capacity}.plan"
                 chosen = tuple(profiles(bundle, layout, limits, capacity, [budget]))

@@ -95,6 +95,8 @@ class EngineRecord:
         words = ["--layout", self.layout, "--dtype", self.dtype]
         for name, values in {**options, **changes}.items():
             words += [f"--{name.replace('_', '-')}", ",".join(map(str, values))]
+        if self.layout == "shared" and len(self.plans) > len(self.capacities):
+            words.append("--separate")
         return build_command(self.bundle, self.target, *words)
 
     def to_json(self) -> dict[str, Any]:

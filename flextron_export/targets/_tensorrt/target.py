@@ -84,6 +84,7 @@ class TensorRTTarget:
         capacity: int | Sequence[int] | None = None,
         max_batch: int = 4,
         max_length: int = 256,
+        separate: bool = False,
         track: Track = silent,
     ) -> dict[str, Any]:
         """Compile the engines of a layout into `engines/<target>/<layout>.<dtype>/`.
@@ -98,7 +99,7 @@ class TensorRTTarget:
         version, lowering = library.__version__, flavour.lowering(library)
         here = None if flavour.ahead_of_time else require_device(flavour.title).compute_capability
         limits = Limits.choose(
-            bundle, layout, capacity, max(max_batch, least_batch(flavour.target, version, here)), max_length
+            bundle, layout, capacity, max(max_batch, least_batch(flavour.target, version, here)), max_length, separate
         )
         known = self._known_faults(version, here, layout, limits.max_batch != max_batch)
         plugins = self._plugins(library, bundle) if lowering == PLUGIN else None

@@ -24,6 +24,9 @@ FIRST: dict[str, dict[Lowering, Version]] = {
 """Target -> lowering -> first release for it. 10.3 is the first with plugins that update a cache in place; TensorRT-RTX
 has no plugins."""
 
+KNOWN_SM = (75, 80, 86, 87, 89, 90, 100, 103, 107, 110, 120, 121)
+"""Compute capabilities that some release since 10.5 compiles for (support matrices up to 11.3)."""
+
 HEAD_SIZES = (64, 96, 128, 256)
 """Head sizes that the plugin has kernels for."""
 

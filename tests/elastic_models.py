@@ -31,6 +31,16 @@ MODELS: dict[str, dict[str, Any]] = {
         "rope": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0},
         "hidden_act": "relu",
     },
+    "yarn rope": {
+        "family": "qwen3",
+        "rope": {
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "beta_fast": 8.0,
+        },
+    },
     "mistral": {"family": "mistral", "sliding_window": 7},
     "qwen2": {"family": "qwen2", "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
     "qwen3": {

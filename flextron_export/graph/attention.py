@@ -66,7 +66,10 @@ class CachedAttention(ABC):
             self.g.op("Unsqueeze", self.g.op("Cast", positions, to=ir.DataType.FLOAT), self.g.constant([2])),
             self.g.constant(self.a.rope.inverse_frequencies(self.a.head_dim), np.float32),
         )
-        return tuple(self.g.op("Cast", self.g.op(f, angles), to=self.g.float) for f in ("Cos", "Sin"))
+        values: Values = tuple(self.g.op(function, angles) for function in ("Cos", "Sin"))
+        if (scaling := self.a.rope.scaling) != 1:
+            values = tuple(self.g.op("Mul", value, self.g.constant(scaling, np.float32)) for value in values)
+        return tuple(self.g.op("Cast", value, to=self.g.float) for value in values)
 
     def _normed(self, i: int, name: str, x: ir.Value) -> ir.Value:
         """`x` [..., head_dim] after the norm of q or k, if there is one."""

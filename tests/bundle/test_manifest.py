@@ -143,7 +143,7 @@ def change(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("architecture", "hidden_size", to="64"), "hidden_size is '64'"),
         (change("architecture", "new_field", to=1), "damaged"),
         (change("architecture", "rope", to=None), "damaged"),
-        (change("architecture", "rope", "type", to="yarn"), "yarn"),
+        (change("architecture", "rope", "type", to="dynamic"), "dynamic"),
         (change("files", to=[]), "damaged"),
         (change("files", WEIGHTS, to={}), "damaged"),
         (change("files", WEIGHTS, "bytes", to=float("inf")), "damaged"),

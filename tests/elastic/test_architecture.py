@@ -30,6 +30,7 @@ CONFIG: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
 
 
 def read(**changes: Any) -> Architecture:
@@ -62,7 +63,7 @@ def test_a_config_of_transformers_5() -> None:
     )
 
 
-@pytest.mark.parametrize("rope", [CONFIG["rope_parameters"], LINEAR, LLAMA3], ids=["default", "linear", "llama3"])
+@pytest.mark.parametrize("rope", [CONFIG["rope_parameters"], LINEAR, LLAMA3, YARN], ids=str)
 def test_a_config_of_transformers_4_means_the_same(rope: dict[str, Any]) -> None:
     assert Architecture.from_config(old_style(rope)) == read(rope_parameters=rope)
 
@@ -109,16 +110,24 @@ def test_parameters_are_those_of_the_torch_model(bias: bool, tied: bool) -> None
         LINEAR,
         LLAMA3,
         {**LLAMA3, "rope_theta": 500000.0, "factor": 32.0, "original_max_position_embeddings": 8192},
+        YARN,
+        {**YARN, "rope_theta": 1e6, "original_max_position_embeddings": 32768},
+        {**YARN, "beta_fast": 20.0, "beta_slow": 2.0, "attention_factor": 1.25, "truncate": False},
+        {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5},
+        {k: v for k, v in YARN.items() if k != "original_max_position_embeddings"},
+        {**YARN, "factor": 0.5, "original_max_position_embeddings": 4},
     ],
-    ids=["default", "linear", "llama3", "llama3.2"],
+    ids=["default", "linear", "llama3", "llama3.2", "yarn", "qwen", "options", "mscale", "whole", "degenerate"],
 )
 def test_inverse_frequencies_are_those_of_transformers(rope: dict[str, Any], head_dim: int) -> None:
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     embedding = LlamaRotaryEmbedding(LlamaConfig(**{**CONFIG, "head_dim": head_dim, "rope_parameters": rope}))
-    assert embedding.attention_scaling == 1.0
-    ours = read(head_dim=head_dim, rope_parameters=rope).rope.inverse_frequencies(head_dim)
+    found = read(head_dim=head_dim, rope_parameters=rope).rope
+    assert found is not None and found.scaling == pytest.approx(embedding.attention_scaling, rel=1e-12)
+    assert (found.scaling == 1) == (rope["rope_type"] != "yarn" or rope["factor"] < 1)
+    ours = found.inverse_frequencies(head_dim)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, embedding.inv_freq.numpy(), rtol=1e-6, atol=0)
 
@@ -133,10 +142,13 @@ def test_inverse_frequencies_are_those_of_transformers(rope: dict[str, Any], hea
         ({"architectures": "LlamaForCausalLM"}, "'LlamaForCausalLM'"),
         ({"model_type": None, "architectures": None}, "model_type None"),
         ({"model_type": ["llama"]}, "model_type"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "lacks a positive factor"),
+        ({"rope_parameters": {**YARN, "rope_theta": 1.0}}, "rope_theta 1"),
+        ({"rope_parameters": {**YARN, "attention_factor": -1.0}}, "attention_factor -1.0"),
+        ({"rope_parameters": {**YARN, "beta_fast": 1.0, "beta_slow": 2.0}}, "beta_fast is below beta_slow"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, "'dynamic'"),
         ({"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]}}, "'longrope'"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_parameters": None}, "'yarn'"),
+        ({"rope_scaling": {"type": "su", "factor": 4.0}, "rope_parameters": None}, "'su'"),
         ({"rope_parameters": {"rope_type": ["default"]}}, "rope type"),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "full_attention"),
         ({"rope_parameters": "default"}, "rope_parameters = default"),

@@ -70,7 +70,12 @@ class Config:
             self.faults.append(f"partial_rotary_factor {given['partial_rotary_factor']!r}")
         kind = given.get("rope_type") or given.get("type") or "default"
         theta = given.pop("rope_theta", None) or self.get("rope_theta", 10000.0)
-        return Rope(theta, str(kind), {k: v for k, v in given.items() if number(v)})
+        if kind in ("llama3", "yarn"):  # the context before it was extended, in the order of transformers
+            given.setdefault("original_max_position_embeddings", self.get("max_position_embeddings"))
+            if before := self.get("original_max_position_embeddings"):
+                given["original_max_position_embeddings"] = before
+        truncate = {"truncate": int(given["truncate"])} if isinstance(given.get("truncate"), bool) else {}
+        return Rope(theta, str(kind), {k: v for k, v in given.items() if number(v)} | truncate)
 
     def whole_attention(self) -> None:
         """Refuse every kind of attention but that over the whole context."""

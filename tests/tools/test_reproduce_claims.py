@@ -40,6 +40,14 @@ def test_runs_of_a_seed_have_names_of_their_own_and_one_base() -> None:
     starts = {None, FULL.base(1), FULL.sorted(1, "sorted"), FULL.elastic(1, FULL.shares[-1])}
     assert {r.start for r in recipes} == starts
     assert set(FULL.plans(1)) == set(CLAIMS)
+    assert FULL.plans(2)["g"] == [], "further settings are tried with one seed"
+
+
+def test_a_run_comes_after_all_that_it_needs() -> None:
+    around = FULL.around(1, 0.2, "search")
+    assert around.before == (FULL.base(1), FULL.choosing(1, "search", trained=False))
+    assert [r.depth for r in (FULL.base(1), FULL.sorted(1, "sorted"), around.before[1], around)] == [0, 1, 2, 3]
+    assert key(around) != key(replace(around, around=FULL.choosing(1, "uniform", trained=False)))
 
 
 def test_a_failed_run_leaves_nothing_and_a_finished_one_is_not_made_again(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ WAYS = (
     ("uniform", "same widths in every layer", "o", "tab:gray"),
     ("search", "search", "s", "tab:orange"),
     ("static", "static router", "^", "tab:blue"),
+    ("surrogate", "static router, trained on a surrogate", "v", "tab:cyan"),
     ("dynamic", "dynamic router, mean latency", "D", "tab:green"),
 )
 """Ways to choose widths: name, label, marker, colour."""
@@ -115,7 +116,7 @@ def routers(numbers: Numbers, path: Path) -> None:
         ):
             for way, label, marker, color in WAYS:
                 name = f"{way}{suffix}"
-                if name.replace("uniform", "search") not in numbers:
+                if name not in numbers:
                     continue
                 count = range(len(numbers.points(name)))
                 latencies, losses = ([numbers.point(name, i, q) for i in count] for q in ("latency", "loss"))

@@ -30,7 +30,10 @@ ROUTER_SHARES = {"static": 0.1, "dynamic": 0.3}
 one what its seeds need to agree."""
 
 JOINT_SHARE = 0.05
-"""Tokens of the joint fine-tune, and of the elastic training that it is compared with."""
+"""Tokens of the joint fine-tune, as a share of the base's."""
+
+FULL_WEIGHT = 4.0
+"""Weight of the full model's loss in a run that protects it."""
 
 ENOUGH = 0.75
 """Share of the full budget from which the network trained on all of it stands for one of equal compute."""
@@ -184,8 +187,9 @@ class Protocol:
         compute = [self.same_compute(share, "p50", vocabulary) for share in self.shares]
         scratch += [self.scratch(seed, "p50", tokens) for tokens in compute if tokens < ENOUGH * self.tokens]
         alone = [self.alone(seed, more, budget) for budget in ("p75", "p50")]
-        static = [self.choosing(seed, way) for way in ("search", "static")]
-        untrained = [self.choosing(seed, way, trained=False) for way in ("search", "static")]
+        ways = ("uniform", "search", "static")
+        static = [self.choosing(seed, way) for way in ways]
+        untrained = [self.choosing(seed, way, trained=False) for way in (*ways, "surrogate")]
         return {
             "a": [
                 base,
@@ -196,7 +200,23 @@ class Protocol:
             "d": [base, elastic[-1], *static, self.sorted(seed, "sorted"), *untrained],
             "e": [base, elastic[-1], *static, self.choosing(seed, "dynamic")],
             "f": [base, *elastic, self.longer(seed, more)],
+            "g": self.more(seed) if seed == 1 else [],
         }
+
+    def more(self, seed: int) -> list[Recipe]:
+        """Runs beside the claims, of which one seed has to do."""
+        share = self.shares[-1]
+        elastic = self.elastic(seed, share)
+        weighted = replace(elastic, name=f"weighted-{round(100 * share)}", full_weight=FULL_WEIGHT)
+        return [
+            self.base(seed),
+            elastic,
+            self.elastic(seed, share, "unsorted"),
+            weighted,
+            self.scratch(seed, "p75", self.tokens),  # a Llama cannot have the five heads of p62
+            *(self.around(seed, share, way) for way in ("uniform", "search", "static")),
+            *(self.choosing(seed, way) for way in ("uniform", "search", "static", "joint")),
+        ]
 
 
 CLAIMS = {
@@ -206,6 +226,7 @@ CLAIMS = {
     "d": "static router against uniform widths and search",
     "e": "dynamic against static router",
     "f": "the full model",
+    "g": "further settings, of the first seed alone",
 }
 
 FULL = Protocol(
@@ -218,7 +239,7 @@ FULL = Protocol(
 
 QUICK = Protocol(
     text=Text(TEXT, vocabulary=300, length=16, validation=16),
-    shape=Shape(hidden=16, layers=2, heads=8, head_dim=4, neurons=32),
+    shape=Shape(hidden=24, layers=2, heads=8, head_dim=4, neurons=32),
     tokens=20_000,
     rate=1e-2,
     elastic_rate=3e-3,

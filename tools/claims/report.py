@@ -29,6 +29,8 @@ LABELS = {
     "scratch": "from scratch",
     "alone": "one width alone",
     "longer": "base, trained on",
+    "weighted": "elastic, full model weighted",
+    "around": "elastic around the networks of",
 }
 """First word of a run's name -> what tables call it."""
 
@@ -52,23 +54,21 @@ class Numbers:
         return Spread(tuple(result["losses"][budget] for result in results))
 
     def points(self, way: str) -> list[dict[str, Any]]:
-        """What the first seed found, one point per target; `uniform` are the search's rivals."""
+        """What the first seed found, one point per target."""
         return self._points(way, 0)
 
     def point(self, way: str, number: int, quantity: str) -> Spread:
         """A quantity of one target's point."""
-        seeds = range(len(self.runs["base"]))
+        seeds = range(len(self.runs[way]))
         return Spread(tuple(self._points(way, seed)[number][quantity] for seed in seeds))
 
     def _points(self, way: str, seed: int) -> list[dict[str, Any]]:
-        points = self.runs[way.replace("uniform", "search")][seed]["points"]
-        points = [p["uniform"] for p in points] if way.startswith("uniform") else points
-        return sorted(points, key=lambda p: -p["target"])
+        return sorted(self.runs[way][seed]["points"], key=lambda p: -p["target"])
 
     def widths(self, way: str, number: int) -> np.ndarray:
         """Shares of the full widths at one target, a mean over the seeds: [layers, 2], heads and neurons."""
         full = np.array([self.architecture.num_kv_heads, self.architecture.intermediate_size])
-        seeds = range(len(self.runs["base"]))
+        seeds = range(len(self.runs[way]))
         return np.mean([np.array(self._points(way, seed)[number]["layers"]) / full for seed in seeds], 0)
 
     def loss_at(self, way: str, latency: Spread) -> Spread | None:
@@ -149,7 +149,7 @@ def sorting(numbers: Numbers) -> str:
 
 def from_scratch(numbers: Numbers) -> str:
     """Claim (b)."""
-    elastic, scratch = numbers.starting("elastic-sorted"), numbers.starting("scratch-")
+    elastic, scratch = numbers.starting("elastic-sorted"), numbers.starting(f"scratch-{SMALLEST}")
     rows = []
     for name in elastic:
         for what in ("tokens", "operations"):
@@ -197,19 +197,24 @@ def full_model(numbers: Numbers) -> str:
 
 
 def router_and_search(numbers: Numbers) -> str:
-    """Claim (d): on the elastic model, and on the base that is only sorted."""
+    """Claim (d): on the elastic model, and on the base that is only sorted. No network is slower than its target."""
     parts = []
-    for title, suffix in (("after elastic training", ""), ("only sorted", "-sorted")):
-        ways = [f"{way}{suffix}" for way in ("uniform", "search", "static")]
+    for title, suffix in (("only sorted", "-sorted"), ("after elastic training", "")):
+        ways = [way for way in ("uniform", "search", "static", "surrogate") if f"{way}{suffix}" in numbers]
         rows = []
-        for i, point in enumerate(numbers.points(ways[-1])):
-            losses, latencies = ([numbers.point(way, i, q) for way in ways] for q in ("loss", "latency"))
-            row = [f"{loss} at {latency.mean:.3f}" for loss, latency in zip(losses, latencies, strict=True)]
-            row += [difference(losses[-1], numbers.loss_at(way, latencies[-1])) for way in ways[:-1]]
+        for i, point in enumerate(numbers.points(f"static{suffix}")):
+            losses, latencies = (
+                {way: numbers.point(f"{way}{suffix}", i, q) for way in ways} for q in ("loss", "latency")
+            )
+            row = [f"{losses[way]} at {latencies[way].mean:.3f}" for way in ways]
+            row += [difference(losses["static"], losses[way]) for way in ("uniform", "search")]
             rows.append([f"{point['target']:.3f}", *row])
-        header = ["target", "uniform", "search", "static router", "router − uniform", "router − search"]
+        header = ["target", *(WAY_NAMES[way] for way in ways), "router − uniform", "router − search"]
         parts.append(f"### (d) {title}\n\n" + markdown(header, rows))
     return "\n".join(parts)
+
+
+WAY_NAMES = {"uniform": "uniform", "search": "search", "static": "static router", "surrogate": "on a surrogate"}
 
 
 def dynamic_and_static(numbers: Numbers) -> str:
@@ -224,10 +229,35 @@ def dynamic_and_static(numbers: Numbers) -> str:
     return "### (e)\n\n" + markdown([*header, "− static router at that"], rows)
 
 
+def further(numbers: Numbers) -> str:
+    """Runs of one seed beside the claims."""
+    names = [*numbers.starting("elastic-"), *numbers.starting("weighted-"), *numbers.starting("scratch-")]
+    names += numbers.starting("around-")
+    text = "### (g)\n\n" + _losses(numbers, names)
+    around = {name.split("-")[1]: name for name in numbers.starting("around-")}
+    rows = []
+    for i, point in enumerate(numbers.points("static")):
+        ways = [f"{numbers.point(way, i, 'loss').values[0]:.3f}" for way in ("uniform", "search", "static", "joint")]
+        near = [f"{numbers.point(name, i, 'loss').values[0]:.3f}" for name in around.values()]
+        rows.append([f"{point['target']:.3f}", *ways, *near])
+    header = ["target", "uniform", "search", "static router", "and joint fine-tune", *(f"around {n}" for n in around)]
+    full = [numbers.runs["static"][0]["full"]] * 3 + [numbers.runs["joint"][0]["full"]]
+    full += [numbers.runs[name][0]["losses"]["full"] for name in around.values()]
+    return text + "\n" + markdown(header, [*rows, ["1", *(f"{loss:.3f}" for loss in full)]])
+
+
 def difference(loss: Spread, other: Spread | None) -> str:
     if other is None:
         return "–"
     return f"{(loss - other).signed()} ({verdict(loss - other, NOISE)})"
+
+
+def label(name: str) -> str:
+    """What tables call a run."""
+    first, second = [*name.split("-"), ""][:2]
+    if first == "around":
+        return f"{LABELS[first]} {second}"
+    return LABELS[first] + (", unsorted start" if name.startswith("elastic-unsorted") else "")
 
 
 def _losses(numbers: Numbers, names: Sequence[str]) -> str:
@@ -238,7 +268,7 @@ def _losses(numbers: Numbers, names: Sequence[str]) -> str:
         if name.startswith("scratch-"):
             losses = {name.split("-")[1]: losses["full"]}
         shares = [f"{100 * numbers.share(name, quantity):.1f} %" for quantity in ("tokens", "operations")]
-        rows.append([LABELS[name.split("-")[0]], *shares, *(cell(losses.get(budget)) for budget in BUDGETS)])
+        rows.append([label(name), *shares, *(cell(losses.get(budget)) for budget in BUDGETS)])
     return markdown(["run", "tokens", "operations", *BUDGETS], rows)
 
 
@@ -249,6 +279,7 @@ TABLES = {
     "d": router_and_search,
     "e": dynamic_and_static,
     "f": full_model,
+    "g": further,
 }
 PLOTS = {
     "a": [("claims-sorting.png", plots.sorting)],

@@ -12,6 +12,7 @@ from ..version import __version__
 
 COMMANDS = (
     "elastify",
+    "import",
     "latency",
     "search",
     "route",

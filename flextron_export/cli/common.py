@@ -175,3 +175,9 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]
 def megabytes(count: float) -> str:
     """Bytes as text in MB."""
     return f"{count / 1e6:,.1f} MB"
+
+
+def span(widths: list[int]) -> str:
+    """Widths of all layers in short: one number if they are the same."""
+    low, high = min(widths), max(widths)
+    return str(low) if low == high else f"{low}–{high}, mean {sum(widths) / len(widths):.1f}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import DIRECTORY, integers, json_option, megabytes, print_json, print_table
+from .common import DIRECTORY, integers, json_option, megabytes, print_json, print_table, span
 from .route import show_router
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _show(found: dict[str, Any], a: Architecture, budgets: tuple[Budget, ...]) -
     rows = []
     for budget in budgets:
         loss = None if budget.validation_loss is None else f"{budget.validation_loss:.4f}"
-        widths = _span([w.groups for w in budget.layers]), _span([w.neurons for w in budget.layers])
+        widths = span([w.groups for w in budget.layers]), span([w.neurons for w in budget.layers])
         rows.append([budget.name, f"{budget.parameters(a):,}", *widths, loss])
     print_table("", ["budget", "parameters", "groups", "neurons", "validation loss"], rows)
     if found["kind"] == "checkpoint":
@@ -191,9 +191,3 @@ def _show_graphs(graphs: dict[str, Any]) -> None:
         weights = f"{found['weights']:,} ({megabytes(found['weight_bytes'])})" if found["weights"] else "inputs"
         rows.append([name, f"{found['nodes']:,}", found["operators"].get("If", 0), weights, frequent])
     print_table("", ["graph", "nodes", "conditionals", "weights", "most frequent"], rows)
-
-
-def _span(widths: list[int]) -> str:
-    """Widths of all layers in short: one number if they are the same."""
-    low, high = min(widths), max(widths)
-    return str(low) if low == high else f"{low}–{high}, mean {sum(widths) / len(widths):.1f}"

@@ -11,6 +11,7 @@ from ..files import integers, read_object
 from .families import FAMILIES
 from .families.config import Config
 from .families.family import NAMES
+from .families.refused import missing_parts
 from .rope import Rope
 from .values import number, positive
 
@@ -173,6 +174,7 @@ class Architecture:
             given = ", ".join(map(str, names)) if isinstance(names, list) else repr(names)
             raise UnsupportedModelError(
                 f"The architecture {given} (model_type {kind!r}) is not supported.",
+                cause=missing_parts(config),
                 fix=f"use one of: {', '.join(f.model for f in FAMILIES.values())}",
             )
         reader = Config(config)

@@ -1,7 +1,10 @@
 """A bundle with random weights and a byte tokenizer, made in a second without torch: for tests of what runs bundles."""
 
+import json
 from pathlib import Path
+from typing import Any
 
+from flextron_export.bundle.manifest import MARKER, seal
 from flextron_export.exporting import export
 from flextron_export.training.data import save_tokenizer
 from flextron_export.training.tiny import byte_tokenizer
@@ -22,3 +25,9 @@ def random_bundle(directory: Path, **options) -> Path:
     """Export such a checkpoint to `directory / "bundle"`; `options` are those of `export`."""
     export(random_checkpoint(directory / "checkpoint"), directory / "bundle", dtypes=("fp32",), verify=False, **options)
     return directory / "bundle"
+
+
+def write_manifest(bundle: Path, value: dict[str, Any]) -> None:
+    """Another manifest for a bundle, with its seal."""
+    (bundle / MARKER).write_text(json.dumps(value))
+    seal(bundle)

@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <array>
+#include <fstream>
+#include <iterator>
 #include <string_view>
 
 namespace flextron
@@ -239,6 +241,19 @@ SafetensorsFile Bundle::weights(std::string const& dtype) const
 void Bundle::checkFiles(bool hashes) const
 {
     std::vector<std::string> found;
+    if (hashes)
+    {
+        std::ifstream file(mPath / "manifest.sha256", std::ios::binary);
+        std::string const sealed{std::istreambuf_iterator<char>(file), {}};
+        if (sealed.empty())
+        {
+            found.emplace_back("manifest.sha256 is missing or cannot be read");
+        }
+        else if (sealed != sha256OfFile(mPath / "manifest.json") + "  manifest.json\n")
+        {
+            found.emplace_back("manifest.json was altered (its SHA-256 is not that in manifest.sha256)");
+        }
+    }
     for (auto const& [name, record] : mManifest.files)
     {
         auto const path = mPath / name;

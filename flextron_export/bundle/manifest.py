@@ -16,13 +16,15 @@ from ..elastic.safetensors import SafetensorsFile
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates, check_budgets
 from ..errors import BundleError, CheckpointError, FlextronError, problems
-from ..files import MALFORMED, integers, read_object, recover, write_json
+from ..files import MALFORMED, integers, read_object, recover, sha256, write_json, write_text
 from ..graph.contract import ALL_LAYOUTS, BITS, DTYPES, PROMPT_ROUTER, ROUTED, graph_file, layouts_of
 from ..graph.quantization import Quantization, stored
 
 FORMAT = "flextron-bundle"
 VERSION = 1
 MARKER = "manifest.json"
+SEAL = "manifest.sha256"
+"""The manifest's own hash, as `sha256sum` writes it."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ class Bundle:
         """Raise BundleError naming every file that is missing, of another size or (with `hashes`) altered."""
         records = self.files if names is None else {name: self.files[name] for name in names}
         found = faults(self.path, records, hashes=hashes)
+        if hashes and names is None:
+            found += self._seal_faults()
         problems(BundleError, f"the bundle {self.path} is damaged", found, fix="copy it again, or export it again")
 
     @classmethod
@@ -232,8 +236,15 @@ class Bundle:
         found = [] if ROUTER_FILE in self.files else [f"{ROUTER_FILE} is not listed"]
         return found + ([] if self.router.candidates == self.candidates else ["the router has other candidates"])
 
+    def _seal_faults(self) -> list[str]:
+        try:
+            sealed = (self.path / SEAL).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return [f"{SEAL} is missing or cannot be read"]
+        return [] if sealed == _seal(self.path) else [f"{MARKER} was altered (its SHA-256 is not that in {SEAL})"]
+
     def write_manifest(self, directory: Path) -> None:
-        """Write `manifest.json` into a directory that holds the files."""
+        """Write `manifest.json` and its seal into a directory that holds the files."""
         write_json(
             directory / MARKER,
             {
@@ -253,6 +264,16 @@ class Bundle:
                 ),
             },
         )
+        seal(directory)
+
+
+def seal(directory: Path) -> None:
+    """Write the seal of the manifest that lies in a directory."""
+    write_text(directory / SEAL, _seal(directory))
+
+
+def _seal(directory: Path) -> str:
+    return f"{sha256(directory / MARKER)}  {MARKER}\n"
 
 
 def weights_file(dtype: str) -> str:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bundle.manifest import MARKER, Bundle
+from ..bundle.manifest import MARKER, SEAL, Bundle
 from ..errors import InputError
 from ..files import new_directory
 from ..runtime.latency_target import LatencyTarget
@@ -93,7 +93,7 @@ def triton(
 
 def _copy(bundle: Bundle, to: Path) -> None:
     """The files of the manifest, engines and tables; nothing else that may lie in the directory."""
-    for name in (MARKER, *bundle.files):
+    for name in (MARKER, SEAL, *bundle.files):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path / name, to / name)
     for folder in ("engines", "latency"):

@@ -29,6 +29,7 @@ QUICK: dict[str, Any] = {"layouts": ["panels"], "dtypes": ["fp32"], "verify": Fa
 def test_the_files_are_those_of_the_format(whole: Bundle) -> None:
     assert {p.relative_to(whole.path).as_posix() for p in whole.path.rglob("*") if p.is_file()} == {
         "manifest.json",
+        "manifest.sha256",
         "tokenizer.json",
         "tokenizer_config.json",
         "generation_config.json",

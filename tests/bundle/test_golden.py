@@ -21,6 +21,7 @@ from flextron_export.targets.onnxruntime_cpu import open_session
 from flextron_export.targets.references import budget_references
 from flextron_export.targets.verify import BATCH, LENGTH, PROMPT, verify
 from tests.elastic_models import elastic_model
+from tests.random_bundle import write_manifest
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_tokens.json").read_text())
 
@@ -113,5 +114,5 @@ def rewritten(bundle: Path, value: Any) -> Bundle:
     path.write_text(json.dumps(value))
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["files"][path.name] = dataclasses.asdict(FileRecord.of(path))
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(bundle, manifest)
     return Bundle.open(bundle)

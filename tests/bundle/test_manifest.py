@@ -17,6 +17,7 @@ from flextron_export.bundle.manifest import Bundle, weights_file
 from flextron_export.elastic.tensors import tensor_specs
 from flextron_export.errors import BundleError
 from flextron_export.files import sha256
+from tests.random_bundle import write_manifest
 
 WEIGHTS = weights_file("fp32")
 
@@ -26,7 +27,7 @@ def manifest(bundle: Path) -> dict[str, Any]:
 
 
 def edit(bundle: Path, **changes: Any) -> None:
-    (bundle / "manifest.json").write_text(json.dumps({**manifest(bundle), **changes}))
+    write_manifest(bundle, {**manifest(bundle), **changes})
 
 
 def test_a_whole_bundle_opens(whole: Bundle) -> None:
@@ -60,7 +61,7 @@ def test_a_path_that_is_no_bundle_is_refused(tmp_path: Path, checkpoint: Any) ->
 def test_a_flipped_bit_in_any_file_is_found(bundle: Path) -> None:
     names = manifest(bundle)["files"]
     assert set(names) == {
-        p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file() and p.name != "manifest.json"
+        p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file() and p.stem != "manifest"
     }
     for name in names:
         content = (bundle / name).read_bytes()
@@ -71,6 +72,26 @@ def test_a_flipped_bit_in_any_file_is_found(bundle: Path) -> None:
         assert f"{name} was altered (its SHA-256 differs)" in str(caught.value)
         (bundle / name).write_bytes(content)
     Bundle.open(bundle)
+
+
+def test_a_manifest_that_was_changed_where_nothing_else_tells_is_found(bundle: Path) -> None:
+    marker, seal_file = bundle / "manifest.json", bundle / "manifest.sha256"
+    text, sealed = marker.read_text(), seal_file.read_text()
+    assert sealed == f"{sha256(marker)}  manifest.json\n"  # what `sha256sum -c` reads
+    for changed in (text.replace('"flextron_export ', '"flextron_exporT '), text.rstrip("\n"), text + " "):
+        assert changed != text
+        marker.write_text(changed)
+        with pytest.raises(BundleError, match=r"manifest\.json was altered"):
+            Bundle.open(bundle)
+        Bundle.open(bundle, hashes=False)
+    marker.write_text(text)
+    for damaged in (b"", b"\xff", sealed.encode().upper(), sealed.encode() * 2):
+        seal_file.write_bytes(damaged)
+        with pytest.raises(BundleError, match=r"manifest\.(json was altered|sha256 is missing)"):
+            Bundle.open(bundle)
+    seal_file.unlink()
+    with pytest.raises(BundleError, match=r"manifest\.sha256 is missing"):
+        Bundle.open(bundle)
 
 
 @pytest.mark.parametrize("hashes", [True, False])

@@ -22,6 +22,7 @@ from flextron_export.files import sha256
 from flextron_export.graph import decoder
 from flextron_export.targets.verify import verify, verify_bundle
 from tests.elastic_models import elastic_model
+from tests.random_bundle import write_manifest
 
 Build = Callable[..., ir.Model]
 
@@ -112,7 +113,7 @@ def test_altered_weights_with_a_matching_hash_do_not_pass(bundle: Path) -> None:
         verify(bundle)
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["files"][name]["sha256"] = sha256(bundle / name)
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(bundle, manifest)
     with pytest.raises(VerificationError, match=r"fp32(.|\n)*do not ship this bundle"):
         verify(bundle)
 

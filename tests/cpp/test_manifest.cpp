@@ -224,6 +224,9 @@ TEST_CASE("damaged files are all named")
     auto const open = [&directory] { static_cast<void>(Bundle::open(directory.path(), true)); };
     CHECK_THROWS_WITH_AS(open(), doctest::Contains("weights.fp32.safetensors has 4 bytes instead of 5"), Error);
     CHECK_THROWS_WITH_AS(open(), doctest::Contains("graphs/panels.fp32.onnx is missing"), Error);
+    CHECK_THROWS_WITH_AS(open(), doctest::Contains("manifest.sha256 is missing"), Error);
+    static_cast<void>(directory.write("manifest.sha256", std::string(64, '0') + "  manifest.json\n"));
+    CHECK_THROWS_WITH_AS(open(), doctest::Contains("manifest.json was altered"), Error);
     static_cast<void>(directory.write("manifest.json", "{"));
     CHECK_THROWS_WITH_AS(open(), doctest::Contains("damaged"), Error);
     std::filesystem::remove(directory.path() / "manifest.json");

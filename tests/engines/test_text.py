@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from flextron_export import Runner
 from flextron_export.files import sha256
 from flextron_export.runtime.tokenizer import Tokenizer
+from tests.random_bundle import write_manifest
 
 from .test_flextron_run import ENVIRONMENT, LIBRARY, command, generated, refused, run  # noqa: F401  # a fixture
 
@@ -139,7 +140,7 @@ def open_with(engines_build, pristine, tmp_path, monkeypatch):
             "bytes": (bundle / "tokenizer.json").stat().st_size,
             "sha256": sha256(bundle / "tokenizer.json"),
         }
-        (bundle / "manifest.json").write_text(json.dumps(manifest))
+        write_manifest(bundle, manifest)
         opened.append(Library(engines_build, bundle))
         return opened[-1], Tokenizer(bundle)
 

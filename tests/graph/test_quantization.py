@@ -26,6 +26,7 @@ from flextron_export.graph.rounding import round_groups
 from flextron_export.targets.onnxruntime_cpu import open_session
 from flextron_export.targets.verify import verify
 from tests.elastic_models import MODELS, elastic_model
+from tests.random_bundle import write_manifest
 
 from .conftest import Exported
 from .test_graphs import initializers
@@ -240,7 +241,7 @@ def test_weights_of_another_group_size_do_not_fit(small: Exported, tmp_path: Pat
     bundle = export(small.checkpoint.path, tmp_path / "out", dtypes=["int4"], group_size=16, verify=False)
     manifest = read_object(bundle.path / "manifest.json", BundleError)
     manifest["quantization"]["int4"]["group_size"] = 32
-    write_json(bundle.path / "manifest.json", manifest)
+    write_manifest(bundle.path, manifest)
     with pytest.raises(BundleError, match=r"embedding should be U8 \[\d+, 2, 16\]"):
         Bundle.open(bundle.path).weights("int4")
 

@@ -28,6 +28,7 @@ from flextron_export.targets.verify_choices import choice_checks
 from flextron_export.training.routers import Routers, one_hot
 from flextron_export.training.routing import routed
 from tests.elastic_models import MODELS, elastic_model, routed_model
+from tests.random_bundle import write_manifest
 
 from .conftest import Exported
 from .test_graphs import initializers
@@ -225,7 +226,7 @@ def test_a_damaged_router_record_is_refused(grouped: Exported, tmp_path: Path) -
             (tmp_path / name).write_bytes((grouped.bundle.path / name).read_bytes())
         manifest = json.loads((grouped.bundle.path / "manifest.json").read_text())
         manifest["router"] = {**manifest["router"], **changes}
-        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        write_manifest(tmp_path, manifest)
         Bundle.open(tmp_path)
 
     opened()

@@ -13,6 +13,7 @@ from flextron_export.errors import InputError
 from flextron_export.runtime.device import fingerprint
 from flextron_export.runtime.sampling import Sampling
 from flextron_export.runtime.table import LatencyTable, all_tables, content_hash, interpolate
+from tests.random_bundle import write_manifest
 
 QUICK = {"threads": 1, "contexts": (8, 100), "prompt_lengths": (4, 30), "repeats": 6}
 
@@ -69,10 +70,9 @@ def test_settings_that_measure_nothing_are_refused(bundle, bad):
 
 def test_a_table_of_another_content_is_not_used(bundle):
     calibrate(bundle, **QUICK)
-    manifest = bundle.path / "manifest.json"
-    value = json.loads(manifest.read_text())
+    value = json.loads((bundle.path / "manifest.json").read_text())
     value["budgets"].pop()
-    manifest.write_text(json.dumps(value))
+    write_manifest(bundle.path, value)
     changed = Bundle.open(bundle.path)
     assert load(changed) is None
     assert len(all_tables(changed)) == 1  # it is still there to be shown

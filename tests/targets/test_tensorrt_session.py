@@ -26,7 +26,25 @@ class HostMemory:
     stream = 0
 
     def __init__(self):
-        self.held = {}
+        self.held, self.recorded, self.graphs, self.launched = {}, None, [], 0
+        HostMemory.latest = self
+
+    def capture(self, enqueue):
+        self.recorded = []
+        done, recorded, self.recorded = enqueue(), self.recorded, None
+        if not done:
+            return None
+        self.graphs.append(recorded)
+        return recorded
+
+    def launch(self, graph):
+        assert any(graph is held for held in self.graphs)
+        self.launched += 1
+        for work in graph:
+            work()
+
+    def destroy_graph(self, graph):
+        self.graphs = [held for held in self.graphs if held is not graph]
 
     def allocate(self, size):
         buffer = np.zeros(size + 256, np.uint8)
@@ -61,7 +79,7 @@ def at(address, shape, dtype):
 
 
 class Engine:
-    """An engine of one plan file and, being one context at a time, its execution context."""
+    """An engine of one plan file."""
 
     def __init__(self, bundle, layout, spec):
         import onnxruntime
@@ -70,22 +88,44 @@ class Engine:
         options.log_severity_level = 3
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.path))
         self.graph = onnxruntime.InferenceSession(str(bundle.graph(layout, "fp16", spec.budget)), options)
-        self.engine, self.spec, self.active_optimization_profile = self, spec, 0
-        self.shapes, self.addresses = {}, {}
-        self.types = {"tensor(int64)": np.int64, "tensor(float16)": np.float16, "tensor(float)": np.float32}
+        self.spec, self.num_optimization_profiles = spec, len(spec.profiles)
+        self.made = []
 
-    def create_execution_context(self):
-        return self
+    def create_execution_context(self, strategy):
+        assert strategy == Library.ExecutionContextAllocationStrategy.USER_MANAGED
+        self.made.append(Execution(self))
+        return self.made[-1]
+
+    def get_device_memory_size_for_profile_v2(self, profile):
+        return self.spec.capacity * (profile + 1)
 
     def get_tensor_location(self, name):
         return Library.TensorLocation.DEVICE
 
+
+TYPES = {"tensor(int64)": np.int64, "tensor(float16)": np.float16, "tensor(float)": np.float32}
+
+
+class Execution:
+    """An execution context; like TensorRT's it runs with the shapes and addresses of the time when it was recorded."""
+
+    capturable = True
+
+    def __init__(self, engine):
+        self.engine, self.profile, self.memory = engine, None, None
+        self.shapes, self.addresses = {}, {}
+
+    def set_device_memory(self, address, size):
+        assert address % 256 == 0 and HostMemory.latest.held[address].size >= size + 256
+        self.memory = address, size
+
     def set_optimization_profile_async(self, index, stream):
-        self.active_optimization_profile = index
+        self.profile = index
         self.shapes.clear()  # as the documentation says
+        return index < self.engine.num_optimization_profiles
 
     def set_input_shape(self, name, shape):
-        low, _, high = self.spec.profiles[self.active_optimization_profile].shapes[name]
+        low, _, high = self.engine.spec.profiles[self.profile].shapes[name]
         self.shapes[name] = shape
         return all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True))
 
@@ -95,13 +135,23 @@ class Engine:
         return True
 
     def execute_async_v3(self, stream):
-        feeds = {
-            v.name: at(self.addresses[v.name], self.shapes[v.name], self.types[v.type]).copy()
-            for v in self.graph.get_inputs()
-        }
-        names = [v.name for v in self.graph.get_outputs()]
-        for name, value in zip(names, self.graph.run(names, feeds), strict=True):
-            at(self.addresses[name], value.shape, value.dtype)[...] = value
+        shapes, addresses, memory = dict(self.shapes), dict(self.addresses), self.memory
+        needed = self.engine.get_device_memory_size_for_profile_v2(self.profile)
+
+        def work():
+            assert memory[1] >= needed and memory[0] in HostMemory.latest.held
+            graph = self.engine.graph
+            feeds = {v.name: at(addresses[v.name], shapes[v.name], TYPES[v.type]).copy() for v in graph.get_inputs()}
+            names = [v.name for v in graph.get_outputs()]
+            for name, value in zip(names, graph.run(names, feeds), strict=True):
+                at(addresses[name], value.shape, value.dtype)[...] = value
+
+        if HostMemory.latest.recorded is None:
+            work()
+        elif not self.capturable:
+            return False
+        else:
+            HostMemory.latest.recorded.append(work)
         return True
 
 
@@ -116,6 +166,12 @@ class Library:
 
     class TensorLocation:
         DEVICE, HOST = 0, 1
+
+    class CudaGraphStrategy:
+        WHOLE_GRAPH_CAPTURE = "whole graph"
+
+    class ExecutionContextAllocationStrategy:
+        STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
 
     def __init__(self, bundle, layout):
         specs = {s.file: s for s in plan_specs(bundle, layout, LIMITS)}
@@ -181,6 +237,80 @@ def test_a_session_computes_what_onnx_runtime_does_in_pieces_decode_and_after_gr
         np.testing.assert_allclose(found, wanted, atol=2e-2)
 
 
+def contexts(session):
+    """Plan and profile of every context that was made."""
+    return list(session._contexts._made)
+
+
+def test_every_budget_and_phase_has_a_context_of_its_own(opened, shipped):
+    session = opened("shared")
+    for budget in (*shipped.budgets, *shipped.budgets):
+        generate(session, budget, np.ones((1, 3), np.int64), 3)
+    # Each budget: prefill and decoding at capacity 64, decoding at 128 (the cache grows).
+    decoding = [("128.plan", 0), ("128.plan", 2)]
+    assert sorted(contexts(session)) == sorted([*decoding, *(("64.plan", profile) for profile in range(4))])
+    assert len({c.execution.memory for c in session._contexts._made.values()}) == 1, "they share their activations"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_repeated_decode_steps_are_captured_and_launched(opened, shipped, layout):
+    session = opened(layout)
+    cuda = session._cuda
+    one = np.zeros((1, 1), np.int64)
+    caches = [session.new_cache(budget, 1, 64) for budget in shipped.budgets]
+    alone, found = [session.new_cache(budget, 1, 64) for budget in shipped.budgets], []
+    reference = onnxruntime_cpu.open_session(shipped, layout=layout, dtype="fp16")
+    for at in range(5):
+        for cache in caches:
+            found.append(session.step(cache, one + 7 * at, one + at, one[0] + at, one[0]).copy())
+    wanted = {b.name: reference.new_cache(b, 1, 64) for b in shipped.budgets}
+    expected = [
+        reference.step(wanted[b.name], one + 7 * at, one + at, one[0] + at, one[0]).copy()
+        for at in range(5)
+        for b in shipped.budgets
+    ]
+    np.testing.assert_allclose(found, expected, atol=2e-2)
+    if layout == "panels":
+        assert cuda.launched == 0, "conditionals are not captured"
+        return
+    # The first step sets everything up, the second is captured; budgets in turn keep their graphs.
+    assert (len(cuda.graphs), cuda.launched) == (2, 8)
+    session.step(alone[0], one, one, one[0], one[0])
+    assert len(cuda.graphs) == 1, "another cache has other addresses"
+    session.close()
+    assert cuda.graphs == []
+
+
+def test_what_cannot_be_captured_runs_as_before(opened, shipped, monkeypatch):
+    monkeypatch.setattr(Execution, "capturable", False)
+    session = opened("shared")
+    reference = onnxruntime_cpu.open_session(shipped, layout="shared", dtype="fp16")
+    found, wanted = (generate(s, shipped.budgets[0], np.ones((1, 3), np.int64), 5)[0] for s in (session, reference))
+    np.testing.assert_allclose(found, wanted, atol=2e-2)
+    assert session._cuda.launched == 0
+
+
+def test_a_library_that_captures_by_itself_is_told_to(opened, shipped, monkeypatch):
+    configs = []
+
+    class Config:
+        cuda_graph_strategy = None
+
+        def set_execution_context_allocation_strategy(self, strategy):
+            self.strategy = strategy
+
+    def create_runtime_config(engine):
+        configs.append(Config())
+        return configs[-1]
+
+    plain = Engine.create_execution_context
+    monkeypatch.setattr(Engine, "create_runtime_config", create_runtime_config, raising=False)
+    monkeypatch.setattr(Engine, "create_execution_context", lambda self, config: plain(self, config.strategy))
+    session = opened("shared")
+    generate(session, shipped.budgets[0], np.ones((1, 3), np.int64), 5)
+    assert {c.cuda_graph_strategy for c in configs} == {"whole graph"} and session._cuda.launched == 0
+
+
 def test_a_router_chooses_as_on_onnx_runtime_at_every_target_and_batch(opened, routed_bundle):
     session = opened("routed", routed_bundle)
     reference = onnxruntime_cpu.open_session(routed_bundle, layout="routed", dtype="fp16")
@@ -226,10 +356,11 @@ def test_weights_are_uploaded_once_and_all_memory_is_given_back(opened, shipped)
     before = session.memory()
     assert before >= sum(i.length for i in shipped.weights("fp16").tensors.values())
     _, cache = generate(session, shipped.budgets[0], np.ones((1, 3), np.int64), 3)
-    assert len(memory) == kept + 1
+    assert len(memory) == kept + 2  # the cache, and the activations of all contexts
     del cache
-    assert len(memory) == kept
-    assert session.memory() < before + 100  # the plans of this test are a few bytes
+    assert len(memory) == kept + 1
+    largest = max(engine.get_device_memory_size_for_profile_v2(3) for engine in session._contexts._engines.values())
+    assert largest == 128 * 4 and session.memory() < before + largest + 100  # the plans of this test are a few bytes
     session.close()
     assert memory == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,28 @@ class Cuda:
         """Copy `rows` rows of `width` bytes between buffers whose rows lie `pitch` bytes apart."""
         kind = self._kind.cudaMemcpyDeviceToDevice
         self._call(self._runtime.cudaMemcpy2DAsync(to, to_pitch, source, source_pitch, width, rows, kind, self.stream))
+
+    def capture(self, enqueue: Callable[[], bool]) -> Any:
+        """Record what a function puts on the stream, without running it: a graph to launch, or None if that fails."""
+        runtime = self._runtime
+        self._call(
+            runtime.cudaStreamBeginCapture(self.stream, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        )
+        done = enqueue()
+        status, graph = runtime.cudaStreamEndCapture(self.stream)
+        if not done or int(status) != 0:
+            runtime.cudaGetLastError()  # a failed capture leaves an error that the next call would report
+            return None
+        executable = self._call(runtime.cudaGraphInstantiate(graph, 0))
+        runtime.cudaGraphDestroy(graph)
+        return executable
+
+    def launch(self, graph: Any) -> None:
+        """Put a captured graph on the stream."""
+        self._call(self._runtime.cudaGraphLaunch(graph, self.stream))
+
+    def destroy_graph(self, graph: Any) -> None:
+        self._runtime.cudaGraphExecDestroy(graph)
 
     def wait(self) -> None:
         self._call(self._runtime.cudaStreamSynchronize(self.stream))

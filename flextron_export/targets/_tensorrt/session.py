@@ -20,6 +20,7 @@ from ...elastic.widths import Budget
 from ...errors import TargetError
 from ...graph.contract import DTYPES, StepShape
 from .binding import Binding, Layout, bind, cache_layout, fitting_capacity, pieces
+from .contexts import Contexts
 from .cuda import Cuda
 from .record import EngineRecord
 
@@ -37,7 +38,7 @@ class TensorRTCache:
 
 
 class TensorRTSession:
-    """See `Session`. Engines are loaded when they are first used; one execution context each."""
+    """See `Session`. Engines are loaded when they are first used."""
 
     concurrent = False
 
@@ -46,10 +47,8 @@ class TensorRTSession:
         self.max_capacity = record.capacities[-1]
         self.max_batch: int | None = record.max_batch
         self._library, self._cuda = library, Cuda()
-        self._log = library.Logger(library.Logger.ERROR)
-        self._runtime = library.Runtime(self._log)
-        self._contexts: dict[str, Any] = {}
-        self._prepared: dict[str, tuple[Any, ...]] = {}
+        capturable = record.layout in ("shared", "per-budget")  # conditionals are decided on the way
+        self._contexts = Contexts(library, self._cuda, directory, capturable, record.rebuild)
         self._choices: dict[tuple[str, int], tuple[Layout, np.ndarray, int]] = {}
         self._memory = 0
         self._tokens = self._token_buffers()
@@ -112,11 +111,11 @@ class TensorRTSession:
         return logits
 
     def memory(self) -> int:
-        return self._memory
+        return self._memory + self._contexts.memory()
 
     def close(self) -> None:
         self._cuda.wait()
-        self._contexts.clear()
+        self._contexts.close()
         for address in (*self._tokens.values(), *(address for _, _, address in self._choices.values())):
             self._cuda.free(address)
         if self._weights:
@@ -126,15 +125,16 @@ class TensorRTSession:
     def _call(self, cache: TensorRTCache, tokens: dict[str, np.ndarray]) -> np.ndarray:
         step = StepShape(cache.batch, tokens["ids"].shape[1], cache.capacity, len(tokens["rows"]))
         binding = bind(self.bundle, self.record, cache.budget, step)
-        context = self._context(binding.plan)
+        context = self._contexts.get(binding.plan, binding.profile)
         # A decode step differs from the last one only in what the token buffers hold.
-        key = (binding.profile, step, cache.budget.name, cache.address)
-        if self._prepared.get(binding.plan) != key:
-            self._prepare(context, binding, cache)
-            self._prepared[binding.plan] = key
+        key = (step, cache.budget.name, cache.address)
+        if context.key != key:
+            context.renew(None)
+            self._prepare(context.execution, binding, cache)
+            context.renew(key)
         for name, array in tokens.items():
             self._cuda.upload(self._tokens[name], array)
-        if not context.execute_async_v3(self._cuda.stream):
+        if not context.run(repeats=step.length == 1):
             raise TargetError(f"TensorRT could not run {binding.plan}.", fix="see its messages above")
         logits = np.empty(binding.logits, np.float32)
         self._cuda.download(logits, self._tokens["logits"])
@@ -142,10 +142,7 @@ class TensorRTSession:
         return logits
 
     def _prepare(self, context: Any, binding: Binding, cache: TensorRTCache) -> None:
-        """Choose the profile, then set the shape and address of every tensor."""
-        if context.active_optimization_profile != binding.profile:
-            context.set_optimization_profile_async(binding.profile, self._cuda.stream)
-            self._cuda.wait()
+        """Set the shape and address of every tensor."""
         addresses = {**self._tokens, **{name: self._weights[name] for name in binding.weights}}
         addresses.update(self._choice_addresses(context.engine, cache.budget, cache.batch, binding))
         for name, output in binding.in_place.items():
@@ -158,16 +155,6 @@ class TensorRTSession:
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
                 raise TargetError(f"The engine {binding.plan} has no tensor {name}.", fix=self.record.rebuild())
-
-    def _context(self, plan: str) -> Any:
-        if plan not in self._contexts:
-            content = (self.directory / plan).read_bytes()
-            engine = self._runtime.deserialize_cuda_engine(content)
-            if engine is None:
-                raise TargetError(f"The engine {plan} could not be loaded.", fix=self.record.rebuild())
-            self._contexts[plan] = engine.create_execution_context()
-            self._memory += len(content)
-        return self._contexts[plan]
 
     def _upload_weights(self) -> dict[str, int]:
         """Every weight, whole and once: name -> address."""

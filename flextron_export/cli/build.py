@@ -70,7 +70,7 @@ def build_command(
     from ..bundle.engines import engine_directory
     from ..bundle.manifest import Bundle
     from ..targets.build import build
-    from ..targets.device_plan import plan_device
+    from ..targets.device_planning import plan_device
 
     if target is None and target_device is None:
         raise click.UsageError("Pass --target or --target-device.")

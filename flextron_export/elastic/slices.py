@@ -1,8 +1,7 @@
 """Slicing tables: which sub-networks somebody else's nested model has (docs/import.md).
 
-A table is JSON, or CSV in the form in which Gemma 3n's slices are published
-(huggingface.co/datasets/google/gemma3n-slicing-configs). MatFormer (arXiv 2310.07707) nests neurons as we do: a narrower
-FFN is the first of them.
+A table is JSON, or CSV in the form in which Gemma 3n's slices are published: the dataset google/gemma3n-slicing-configs
+on huggingface.co. MatFormer (arXiv 2310.07707) nests neurons as we do: a narrower FFN is the first of them.
 """
 
 from __future__ import annotations

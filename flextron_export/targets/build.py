@@ -10,7 +10,8 @@ from ..errors import InputError, TargetError
 from ..progress import Track, silent
 from . import get_target, settle
 from ._tensorrt.device import find_device
-from .device_plan import DevicePlan, plan_device
+from .device_plan import DevicePlan
+from .device_planning import plan_device
 
 
 def build(

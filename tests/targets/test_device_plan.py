@@ -16,13 +16,13 @@ from flextron_export.elastic.tensors import tensor_specs
 from flextron_export.elastic.widths import Candidates
 from flextron_export.errors import InputError, TargetError
 from flextron_export.graph.contract import DTYPES
-from flextron_export.targets import device_plan
+from flextron_export.targets import device_planning
 from flextron_export.targets._tensorrt import device as gpu
 from flextron_export.targets._tensorrt.memory import estimate
 from flextron_export.targets._tensorrt.profiles import Limits, plan_specs
 from flextron_export.targets.build import build
 from flextron_export.targets.device_description import device_description
-from flextron_export.targets.device_plan import plan_device, usable_bytes
+from flextron_export.targets.device_planning import plan_device, usable_bytes
 from flextron_export.training.analytic_latency import shape_architecture
 
 
@@ -77,6 +77,8 @@ class TestChoice:
         plan = plan_device(small, "jetson-thor", tensorrt="10.13.3.9", max_batch=1)
         assert [(r.version, r.lowering) for r in plan.releases] == [("10.13.3.9", "plugin")]
         assert plan.require().limits.max_batch == 2  # one sequence would be computed wrongly by it
+        with pytest.raises(InputError, match="'new' is no release"):
+            plan_device(small, "h100", tensorrt="new")
         with pytest.raises(TargetError, match=r"TensorRT 10\.2 on NVIDIA H100 .* cannot run this model"):
             plan_device(small, "h100", tensorrt="10.2")
 
@@ -93,7 +95,9 @@ class TestChoice:
     def test_layout_and_precision_may_be_given(self, small):
         choice = plan_device(small, "rtx-4090", layout="panels", capacity=512, max_length=64).require()
         assert (choice.layout, choice.limits.capacities, choice.limits.max_length) == ("panels", (512,), 64)
-        with pytest.raises(TargetError, match="shared fp32 is refused: TensorRT-RTX has no attention kernel in fp32"):
+        with pytest.raises(
+            TargetError, match=r"Nothing of .* shared fp32 is refused: TensorRT-RTX has no .* in fp32\."
+        ):
             plan_device(small, "rtx-4090", dtype="fp32", layout="shared").require()
 
     def test_one_engine_per_budget_where_all_in_one_are_too_large_to_build(self, large, monkeypatch):
@@ -105,7 +109,7 @@ class TestChoice:
             for s in (False, True)
         )
         assert separate < whole
-        monkeypatch.setattr(device_plan, "_available", lambda: (separate + whole) // 2)
+        monkeypatch.setattr(device_planning, "_available", lambda: (separate + whole) // 2)
         plan = plan_device(large, "dgx-spark")
         assert plan.require().limits.separate and "--separate" in plan.command
         assert "to build, where" in plan.refused[0].against
@@ -161,6 +165,10 @@ class TestRefusal:
         with pytest.raises(TargetError, match=r"(?s)10\.3\.0 on .* cannot run this.*heads of 64, 96.*heads of 80"):
             plan_device(bundle, "jetson-orin-nano", tensorrt="10.3.0")
 
+    def test_a_bundle_without_a_layout_to_plan(self, small):
+        with pytest.raises(TargetError, match=r"(?s)no layout that is planned.*fp32: routed.*--layout shared"):
+            plan_device(replace(small, layouts={"fp32": ("routed",)}), "rtx-4090")
+
     def test_a_precision_that_the_device_lacks(self, small):
         no_fp16 = replace(device_description("rtx-4090"), precisions=("fp32",))
         with pytest.raises(TargetError, match="shared fp16 is refused: NVIDIA GeForce RTX 4090 has no fp16"):
@@ -202,7 +210,7 @@ class TestBuilding:
         bundle = Path(shutil.copytree(shipped.path, tmp_path / "bundle"))
         planned = plan_device(shipped, "rtx-4090", capacity=128, max_batch=2, max_length=64).require()
         room = planned.estimate.building.total - 1
-        monkeypatch.setattr(device_plan, "_available", lambda: room)
+        monkeypatch.setattr(device_planning, "_available", lambda: room)
         record = build(bundle, target_device="rtx-4090", capacity=128, max_batch=2, max_length=64)
         assert (record["target"], record["compute_capabilities"]) == ("tensorrt-rtx", (89,))
         assert [p["file"] for p in record["plans"]] == ["full.128.plan", "p50.128.plan"]

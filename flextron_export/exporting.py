@@ -31,6 +31,7 @@ from .graph.contract import (
     layouts_of,
 )
 from .graph.quantization import Quantization
+from .graph.schemes import choose_quantization, has_groups
 from .progress import Track, silent
 from .version import __version__
 
@@ -59,10 +60,11 @@ def export(
         out: the bundle directory to create; it appears whole or not at all.
         layouts: graph layouts, each for every precision that it exists in; by default all that the checkpoint has:
             `routed` needs a dynamic router.
-        dtypes: precisions: `fp32`, or with quantised matrices `int8` or `int4`, for ONNX Runtime on CPU; `fp16` for
-            TensorRT. By default `fp32` and `fp16`.
+        dtypes: precisions: `fp32`, or with quantised matrices `int8` or `int4`, for ONNX Runtime on CPU; `fp16`, or
+            `int8-fp16`, `int4-fp16` or `fp8-fp16`, for TensorRT (docs/precisions.md). By default `fp32` and `fp16`.
         budgets: names of the budgets to export; all by default.
-        group_size: weights that share a scale in `int8` and `int4`; by default up to 128 and 32, as the widths allow.
+        group_size: weights that share a scale in `int8`, `int4` and `int4-fp16`; by default up to 128 in `int8` and up
+            to 32 in the others, as the widths allow.
         verify: compare every graph with the sliced torch model and store golden outputs (needs torch and onnxruntime).
         overwrite: replace an existing bundle.
         track: shows progress.
@@ -80,11 +82,11 @@ def export(
     if router and router.kind == "dynamic" and all(ROUTED not in names for names in kept.values()):
         router = None
     quantization = {
-        dtype: Quantization.choose(dtype, source.architecture, source.candidates, group_size)
+        dtype: choose_quantization(dtype, source.architecture, source.candidates, group_size)
         for dtype in kept
         if dtype in BITS
     }
-    if group_size is not None and not quantization:
+    if group_size is not None and not any(map(has_groups, quantization)):
         raise InputError(f"No precision has groups of {group_size} weights.", fix="add --dtype int4, or leave it out")
     chosen = tuple(source.budget(name) for name in budgets) if budgets else source.budgets
     source.check_files(hashes=True)

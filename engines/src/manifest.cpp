@@ -63,7 +63,10 @@ std::map<std::string, std::int64_t> readGroupSizes(Json const& value)
     std::map<std::string, std::int64_t> sizes;
     for (auto const& [dtype, record] : value.items())
     {
-        sizes[dtype] = readInteger(member(record, "group_size"), "a group size");
+        if (auto const size = record.find("group_size"); size != record.end())
+        {
+            sizes[dtype] = readInteger(*size, "a group size");
+        }
     }
     return sizes;
 }
@@ -290,7 +293,7 @@ std::string weightsFile(std::string const& dtype)
 
 std::int64_t elementSize(std::string const& dtype) noexcept
 {
-    return dtype == "fp16" ? 2 : 4;
+    return dtype.ends_with("fp16") ? 2 : 4;
 }
 
 std::string graphFile(std::string const& layout, std::string const& dtype, std::string const& budget)

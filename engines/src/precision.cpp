@@ -15,7 +15,11 @@ namespace
 {
 
 constexpr std::array<std::string_view, 2> kFloats{"fp32", "fp16"};
+//! For ONNX Runtime on the CPU.
 constexpr std::array<std::string_view, 2> kQuantized{"int8", "int4"};
+//! For TensorRT; only the one of 4 bits has groups.
+constexpr std::array<std::string_view, 3> kLinear{"int8-fp16", "int4-fp16", "fp8-fp16"};
+constexpr std::string_view kLinearGroups = "int4-fp16";
 constexpr std::array<std::string_view, 2> kQuantizedLayouts{"panels", "per-budget"};
 constexpr std::array<std::int64_t, 5> kGroupSizes{16, 32, 64, 128, 256};
 
@@ -66,7 +70,12 @@ std::vector<std::string> groupFaults(Manifest const& manifest, std::string const
 
 bool isPrecision(std::string_view dtype) noexcept
 {
-    return contains(kFloats, dtype) || isQuantized(dtype);
+    return contains(kFloats, dtype) || isQuantized(dtype) || isLinear(dtype);
+}
+
+bool isLinear(std::string_view dtype) noexcept
+{
+    return contains(kLinear, dtype);
 }
 
 bool isQuantized(std::string_view dtype) noexcept
@@ -83,19 +92,19 @@ std::vector<std::string> precisionFaults(Manifest const& manifest)
         {
             faults.push_back("unknown dtype '" + dtype + "'");
         }
-        if (!isQuantized(dtype))
-        {
-            continue;
-        }
         for (auto const& layout : layouts)
         {
-            if (!contains(kQuantizedLayouts, layout))
+            bool const constant = isQuantized(dtype) && !contains(kQuantizedLayouts, layout);
+            if (constant || (dtype == kLinearGroups && layout == "shared"))
             {
                 faults.push_back("layout " + layout + " is in " + dtype);
             }
         }
-        auto const wrong = groupFaults(manifest, dtype);
-        faults.insert(faults.end(), wrong.begin(), wrong.end());
+        if (isQuantized(dtype) || dtype == kLinearGroups)
+        {
+            auto const wrong = groupFaults(manifest, dtype);
+            faults.insert(faults.end(), wrong.begin(), wrong.end());
+        }
     }
     return faults;
 }

@@ -4,6 +4,7 @@
 #include "end_of_text.h"
 #include "error.h"
 #include "onnxruntime_session.h"
+#include "precision.h"
 #include "sequence.h"
 #include "stopwatch.h"
 
@@ -266,6 +267,12 @@ Setup Runner::chooseSetup() const
     {
         throw inputError("This library does not run layout routed.", "use another layout, or run it from Python",
             "the bundle's router chooses per token, which only the Python runtime asks of the graph");
+    }
+    if (isLinear(setup.dtype))
+    {
+        throw inputError("This library does not run " + setup.dtype + ".",
+            "export with --dtype int8, int4 or fp32",
+            "its graphs are made for TensorRT");
     }
     // Says what there is, if that is not exported.
     static_cast<void>(mBundle.graph(setup.layout, setup.dtype, mBundle.manifest().budgets.front()));

@@ -18,7 +18,7 @@ constexpr std::uint64_t kLargestHeader = 100'000'000;
 std::uint64_t elementSize(std::string const& dtype)
 {
     static std::map<std::string, std::uint64_t> const kSizes{{"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2},
-        {"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1}, {"U64", 8}, {"U32", 4}, {"U16", 2}, {"U8", 1}, {"BOOL", 1}};
+        {"F8_E4M3", 1}, {"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1}, {"U64", 8}, {"U32", 4}, {"U16", 2}, {"U8", 1}, {"BOOL", 1}};
     auto const found = kSizes.find(dtype);
     if (found == kSizes.end())
     {

@@ -13,12 +13,12 @@ from ..elastic.records import FileRecord, faults
 from ..elastic.router import FILE as ROUTER_FILE
 from ..elastic.router import RouterRecord
 from ..elastic.safetensors import SafetensorsFile
-from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates, check_budgets
 from ..errors import BundleError, CheckpointError, FlextronError, problems
 from ..files import MALFORMED, integers, read_object, recover, sha256, write_json, write_text
 from ..graph.contract import ALL_LAYOUTS, BITS, DTYPES, PROMPT_ROUTER, ROUTED, graph_file, layouts_of
-from ..graph.quantization import Quantization, stored
+from ..graph.quantization import Quantization, stored_tensors
+from ..graph.schemes import Groups, read_quantization
 
 FORMAT = "flextron-bundle"
 VERSION = 1
@@ -122,11 +122,10 @@ class Bundle:
             )
         weights = SafetensorsFile(self.path / weights_file(dtype), BundleError)
         found = []
-        for spec in tensor_specs(self.architecture):
-            for name, (kind, shape) in stored(spec, dtype, self.quantization.get(dtype)).items():
-                info = weights.tensors.get(name)
-                if info is None or info.shape != shape or info.dtype != kind:
-                    found.append(f"{name} should be {kind} {list(shape)}")
+        for name, tensor in stored_tensors(self.architecture, dtype, self.quantization.get(dtype)).items():
+            info = weights.tensors.get(name)
+            if info is None or info.shape != tensor.shape or info.dtype != tensor.dtype:
+                found.append(f"{name} should be {tensor.dtype} {list(tensor.shape)}")
         problems(BundleError, f"{weights.path} does not fit the manifest", found[:5])
         return weights
 
@@ -176,7 +175,7 @@ class Bundle:
                 dict(value.get("source") or {}),
                 RouterRecord.from_json(value["router"]) if value.get("router") else None,
                 {
-                    dtype: Quantization.from_json(dtype, record)
+                    dtype: read_quantization(dtype, record)
                     for dtype, record in (value.get("quantization") or {}).items()
                 },
             )
@@ -219,10 +218,11 @@ class Bundle:
 
     def _quantization_faults(self, dtype: str) -> list[str]:
         if dtype not in self.quantization:
-            return [f"the group size of {dtype} is missing"]
+            return [f"how {dtype} is quantised is missing"]
         quantization = self.quantization[dtype]
         found = quantization.faults(self.architecture, self.candidates)
-        return [f"{dtype} has groups of {quantization.group_size}: {fault}" for fault in found]
+        groups = f"{dtype} has groups of {quantization.group_size}: " if isinstance(quantization, Groups) else ""
+        return [groups + fault for fault in found]
 
     def _prompt_router_faults(self) -> list[str]:
         if self.router is None or self.router.kind != "prompt":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..elastic.safetensors import numpy_dtype
+from ..elastic.safetensors import item_size
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget
 from ..graph.contract import DTYPES, cache_shapes
@@ -17,13 +17,12 @@ def weight_bytes(bundle: Bundle, dtype: str, budget: Budget) -> int:
     total, a = 0, bundle.architecture
     for spec in tensor_specs(a):
         active = spec.active(a, budget.layers)[0]
-        for kind, shape in stored(spec, dtype, bundle.quantization.get(dtype)).values():
-            # A row of integers may hold a whole group of inputs.
-            total += math.prod(shape) * active // spec.shape[0] * numpy_dtype(kind).itemsize
+        for tensor in stored(spec, dtype, bundle.quantization.get(dtype)).values():
+            total += math.prod(tensor.active(active)) * item_size(tensor.dtype)
     return total
 
 
 def cache_bytes(bundle: Bundle, dtype: str, budget: Budget, slots: int, batch: int = 1) -> int:
     """Bytes of the KV caches of `batch` sequences with `slots` tokens each."""
     shapes = cache_shapes(bundle.architecture, budget, batch, slots)
-    return sum(map(math.prod, shapes.values())) * numpy_dtype(DTYPES[dtype]).itemsize
+    return sum(map(math.prod, shapes.values())) * item_size(DTYPES[dtype])

@@ -13,7 +13,7 @@ from ..elastic.safetensors import TensorPlan, numpy_dtype, write_safetensors
 from ..elastic.tensors import TensorSpec, tensor_specs
 from ..errors import CheckpointError
 from ..graph.contract import DTYPES
-from ..graph.quantization import Quantization, stored
+from ..graph.quantization import SCALE, Quantization, stored
 from ..progress import Track, silent
 from .manifest import FileRecord, weights_file
 
@@ -35,8 +35,8 @@ def write_weights(
     plans = {}
     for spec in tensor_specs(architecture):
         make = _Parts(source, spec, dtype, quantization)
-        for name, (kind, shape) in stored(spec, dtype, quantization).items():
-            plans[name] = TensorPlan(kind, shape, partial(make, name))
+        for name, tensor in stored(spec, dtype, quantization).items():
+            plans[name] = TensorPlan(tensor.dtype, tensor.shape, partial(make, name))
     digest = write_safetensors(path, plans, track)
     return FileRecord(path.stat().st_size, digest)
 
@@ -51,21 +51,24 @@ class _Parts:
 
     def __call__(self, name: str) -> np.ndarray:
         if name not in self._made:
-            weights = _convert(self._source, self._spec, self._dtype)
-            self._made = self._quantization.encode(self._spec, weights) if self._quantization else {name: weights}
+            array = self._source.read(self._spec.source)
+            kind = numpy_dtype("F32" if self._quantization else DTYPES[self._dtype])
+            with np.errstate(over="ignore"):  # an overflow is reported below, by name
+                converted = self._spec.take(array).astype(kind, order="C", copy=False)
+            self._check(_finite(converted), array)
+            self._made = {name: converted}
+            if self._quantization:
+                self._made = self._quantization.encode(self._spec, converted)
+                self._check(_finite(self._made[self._spec.name + SCALE]), array)
         return self._made.pop(name)
 
-
-def _convert(source: ModelWeights, spec: TensorSpec, dtype: str) -> np.ndarray:
-    array = source.read(spec.source)
-    with np.errstate(over="ignore"):  # an overflow is reported below, by name
-        converted = spec.take(array).astype(numpy_dtype(DTYPES[dtype]), order="C", copy=False)
-    if not _finite(converted):
-        cause = "the checkpoint is damaged" if not _finite(array) else f"a value is too large for {dtype}"
-        raise CheckpointError(
-            f"{spec.source} has values that are not finite in {dtype}.", cause=cause, fix="export with --dtype fp32"
-        )
-    return converted
+    def _check(self, finite: bool, array: np.ndarray) -> None:
+        if not finite:
+            raise CheckpointError(
+                f"{self._spec.source} has values that are not finite in {self._dtype}.",
+                cause="the checkpoint is damaged" if not _finite(array) else f"a value is too large for {self._dtype}",
+                fix="export with --dtype fp32",
+            )
 
 
 def _finite(array: np.ndarray) -> bool:

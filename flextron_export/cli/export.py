@@ -24,12 +24,14 @@ from .common import DIRECTORY, json_option, megabytes, names, print_json, track
     "dtypes",
     multiple=True,
     callback=names,
-    help="fp32, fp16, int8 or int4; repeat for several. fp32 and fp16 by default.",
+    help="fp32, int8 or int4 for ONNX Runtime; fp16, int8-fp16, int4-fp16 or fp8-fp16 for TensorRT; may repeat. "
+    "fp32 and fp16 by default.",
 )
 @click.option(
     "--group-size",
     type=int,
-    help="Weights that share a scale in int8 and int4; by default up to 128 and 32, as the widths allow.",
+    help="Weights that share a scale in int8, int4 and int4-fp16; by default up to 128, and up to 32 in 4 bits, as the "
+    "widths allow.",
 )
 @click.option(
     "--budgets", multiple=True, callback=names, help="Names of the budgets to export, with commas. All by default."

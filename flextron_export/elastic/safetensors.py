@@ -36,6 +36,8 @@ _NUMPY = {
     "U8": "u1",
     "BOOL": "?",
 }
+_ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn"}
+_SIZES = {**{name: np.dtype(kind).itemsize for name, kind in _NUMPY.items()}, "BF16": 2, "F8_E4M3": 1}
 _ALIGNMENT = 4096
 """Tensor data starts on a page, so that a mapped file can be handed to a runtime as it is."""
 
@@ -58,23 +60,30 @@ class TensorInfo:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """NumPy dtype of a safetensors dtype name; bfloat16 comes from ml_dtypes.
+    """NumPy dtype of a safetensors dtype name; bfloat16 and float8 come from ml_dtypes.
 
     Raises:
         ValueError: there is no such dtype, or NumPy has none for it.
         MissingDependencyError: ml_dtypes is not installed.
     """
-    if name == "BF16":
+    if name in _ML_DTYPES:
         try:
             import ml_dtypes
         except ImportError as error:
             raise MissingDependencyError(
-                "bfloat16 weights need ml_dtypes.", fix="pip install 'flextron-export[export]'"
+                f"{_ML_DTYPES[name]} weights need ml_dtypes.", fix="pip install 'flextron-export[export]'"
             ) from error
-        return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(getattr(ml_dtypes, _ML_DTYPES[name]))
     if name not in _NUMPY:
         raise ValueError(f"dtype {name!r} is not supported")
     return np.dtype(_NUMPY[name])
+
+
+def item_size(name: str) -> int:
+    """Bytes of one number of a safetensors dtype name; ValueError if there is no such dtype."""
+    if name not in _SIZES:
+        raise ValueError(f"dtype {name!r} is not supported")
+    return _SIZES[name]
 
 
 class SafetensorsFile:
@@ -109,7 +118,7 @@ class SafetensorsFile:
         tensors, start = {}, 8 + length
         for name, entry in header.items():
             shape, (begin, end) = integers(entry["shape"]), integers(entry["data_offsets"])
-            size = numpy_dtype(entry["dtype"]).itemsize * math.prod(shape)
+            size = item_size(entry["dtype"]) * math.prod(shape)
             if min(shape, default=1) < 0 or not 0 <= begin <= end or end - begin != size:
                 raise ValueError(f"tensor {name!r} has a size that does not fit its shape")
             tensors[name] = TensorInfo(entry["dtype"], shape, start + begin, size)
@@ -127,7 +136,12 @@ class SafetensorsFile:
 
     def __getitem__(self, name: str) -> np.ndarray:
         info = self.tensors[name]
-        return self._bytes[info.offset : info.offset + info.length].view(numpy_dtype(info.dtype)).reshape(info.shape)
+        return self.raw(name).view(numpy_dtype(info.dtype)).reshape(info.shape)
+
+    def raw(self, name: str) -> np.ndarray:
+        """The bytes of a tensor, of whatever dtype: uint8 [length]."""
+        info = self.tensors[name]
+        return self._bytes[info.offset : info.offset + info.length]
 
     def read(self, name: str) -> np.ndarray:
         """A copy of a tensor: for one pass over files larger than memory, as mapped pages would stay resident."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -13,9 +13,22 @@ from ..elastic.safetensors import TensorInfo
 from ..version import __version__
 from .contract import DTYPES, OPSET
 
-ELEMENTS = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "U8": ir.DataType.UINT8}
+ELEMENTS = {
+    "F32": ir.DataType.FLOAT,
+    "F16": ir.DataType.FLOAT16,
+    "U8": ir.DataType.UINT8,
+    "I8": ir.DataType.INT8,
+    "F8_E4M3": ir.DataType.FLOAT8E4M3FN,
+}
 """safetensors dtype -> element type in a graph."""
 INT64 = ir.DataType.INT64
+
+
+class View(NamedTuple):
+    """How the rows of a stored tensor are seen: their shape and the type of their elements."""
+
+    row: tuple[int, ...]
+    element: ir.DataType
 
 
 class GraphBuilder:
@@ -59,6 +72,10 @@ class GraphBuilder:
         values = self._tapes[-1].op_multi_out(kind, inputs, attributes or None, num_outputs=count, domain=domain)
         for value in values:
             value.name = self._unique(kind)
+        # TensorRT takes over names of nodes, and none may occur again in another branch.
+        node = values[0].producer()
+        assert node is not None
+        node.name = values[0].name
         if domain:
             self._opsets[domain] = 1
         return values
@@ -97,7 +114,7 @@ class GraphBuilder:
         info: TensorInfo,
         start: int = 0,
         stop: int | None = None,
-        row: Sequence[int] | None = None,
+        view: View | None = None,
     ) -> ir.Value:
         """Rows `start:stop` of a tensor in the weights file, as an initializer that refers to those bytes.
 
@@ -106,14 +123,20 @@ class GraphBuilder:
 
         Args:
             name: of the initializer; asked for again, it is the same.
-            row: shape in which a row is seen, if not as it is stored.
+            view: how it is seen, if not as it is stored.
         """
         stop = info.shape[0] if stop is None else stop
-        shape = ir.Shape((stop - start, *(info.shape[1:] if row is None else row)))
+        shape = ir.Shape((stop - start, *(view.row if view else info.shape[1:])))
         offset, length = info.offset + start * info.row_bytes, (stop - start) * info.row_bytes
         if name not in self._weights:
             tensor = ir.ExternalTensor(
-                file.name, offset, length, ELEMENTS[info.dtype], shape=shape, name=name, base_dir=file.parent
+                file.name,
+                offset,
+                length,
+                view.element if view else ELEMENTS[info.dtype],
+                shape=shape,
+                name=name,
+                base_dir=file.parent,
             )
             self._weights[name] = self._tapes[-1].initializer(tensor)
         return self._weights[name]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,14 +21,25 @@ from ..elastic.router import RoutedBudget, encode
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget, Candidates
 
+if TYPE_CHECKING:
+    from .quantization import Quantization
+
 LAYOUTS = ("panels", "shared", "per-budget")
 """Layouts whose graphs run budgets."""
 ROUTED = "routed"
 """The layout whose graph runs a dynamic router: every token chooses its widths."""
 ALL_LAYOUTS = (*LAYOUTS, ROUTED)
-DTYPES = {"fp32": "F32", "fp16": "F16", "int8": "F32", "int4": "F32"}
+DTYPES = {
+    "fp32": "F32",
+    "fp16": "F16",
+    "int8": "F32",
+    "int4": "F32",
+    "int8-fp16": "F16",
+    "int4-fp16": "F16",
+    "fp8-fp16": "F16",
+}
 """precision of a bundle -> safetensors dtype of caches, of what is computed and of weights that are not quantised."""
-BITS = {"int8": 8, "int4": 4}
+BITS = {"int8": 8, "int4": 4, "int8-fp16": 8, "int4-fp16": 4, "fp8-fp16": 8}
 """precision with quantised matrices -> bits of a weight."""
 DEFAULT_DTYPES = ("fp32", "fp16")
 """Precisions that are exported unless others are asked for."""
@@ -55,10 +67,12 @@ class StepShape:
 def layouts_of(dtype: str) -> tuple[str, ...]:
     """The layouts that a precision exists in.
 
-    ONNX Runtime's fast kernels for quantised matrices want constants, and round tokens to 8 bits, after which a router
-    chooses otherwise now and then.
+    Groups of 4 bits must be constants for TensorRT, and all quantised matrices for the fast kernels of ONNX Runtime on
+    CPU, which round tokens to 8 bits, after which a router chooses otherwise now and then.
     """
-    return ("panels", "per-budget") if dtype in BITS else ALL_LAYOUTS
+    if dtype in BITS and DTYPES[dtype] == "F32":
+        return ("panels", "per-budget")
+    return tuple(layout for layout in ALL_LAYOUTS if layout != "shared" or BITS.get(dtype) != 4)
 
 
 def cache_names(architecture: Architecture) -> list[str]:
@@ -85,9 +99,18 @@ def token_shapes(step: StepShape) -> dict[str, tuple[int, ...]]:
     }
 
 
-def weight_shapes(architecture: Architecture, budget: Budget) -> dict[str, tuple[int, ...]]:
-    """Layout `shared`: the prefix of every weight that a budget binds (elastic dimension first)."""
-    return {spec.name: spec.active(architecture, budget.layers) for spec in tensor_specs(architecture)}
+def weight_shapes(
+    architecture: Architecture, budget: Budget, quantization: Quantization | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Layout `shared`: the prefix of every stored tensor that a budget binds (elastic dimension first)."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for spec in tensor_specs(architecture):
+        active = spec.active(architecture, budget.layers)
+        if quantization and quantization.quantizes(spec):
+            shapes |= {name: tensor.active(active[0]) for name, tensor in quantization.stored(spec).items()}
+        else:
+            shapes[spec.name] = active
+    return shapes
 
 
 def choices(
@@ -123,11 +146,12 @@ def input_shapes(
     budget: Budget,
     step: StepShape,
     targets: Sequence[float] = (),
+    quantization: Quantization | None = None,
 ) -> Mapping[str, tuple[int, ...]]:
     """Exact shape of every graph input for one budget and one call; `targets` are those of the router (`routed`)."""
     shapes = {**token_shapes(step), **cache_shapes(architecture, budget, step.batch, step.capacity)}
     if layout == "shared":
-        shapes.update(weight_shapes(architecture, budget))
+        shapes.update(weight_shapes(architecture, budget, quantization))
     shapes.update({n: v.shape for n, v in choices(layout, candidates, budget, step.batch, targets).items()})
     return shapes
 

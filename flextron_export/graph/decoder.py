@@ -15,9 +15,9 @@ from ..elastic.widths import Budget, Candidates, full_budget
 from .attention import CachedAttention, GroupQueryAttention, MaskedAttention
 from .builder import INT64, GraphBuilder
 from .contract import CACHE_NAMES, DTYPES, ROUTED
-from .layouts import FixedPanels, NestedPanels, Prefix, budget_weights, input_weights
+from .layouts import FixedPanels, NestedPanels, Prefix, WeightsFile, budget_weights, input_weights
 from .matrices import matrices
-from .quantization import Quantization
+from .quantization import Quantization, stored_tensors
 from .routed import FlatRoutedPanels, RoutedPanels
 
 
@@ -58,19 +58,21 @@ def build_graph(
     }
     caches = {name: g.input(name, shape) for name, shape in cache_shape.items()}
     multiply = matrices(g, quantization)
+    stored = stored_tensors(architecture, dtype, quantization)
+    file = WeightsFile(weights, stored)
     # Nested branches are for ONNX Runtime on the CPU and flat ones for TensorRT, which has no fp32 attention.
     on_cpu = DTYPES[dtype] == "F32"
     if layout == "panels":
         panels = NestedPanels if on_cpu else FixedPanels
-        layers: Prefix = panels(g, architecture, candidates, weights, multiply)
+        layers: Prefix = panels(g, architecture, candidates, file, multiply)
     elif layout == ROUTED:
         assert router is not None
         routed = RoutedPanels if on_cpu else FlatRoutedPanels
-        layers = routed(g, architecture, candidates, weights, multiply, router)
+        layers = routed(g, architecture, candidates, file, multiply, router)
     elif layout == "shared":
-        layers = Prefix(g, architecture, input_weights(g, architecture), multiply)
+        layers = Prefix(g, architecture, input_weights(g, architecture, stored), multiply)
     else:
-        layers = Prefix(g, architecture, budget_weights(g, architecture, weights, budget), multiply)
+        layers = Prefix(g, architecture, budget_weights(g, architecture, file, budget), multiply)
     grouped = on_cpu and layout != "shared" and GroupQueryAttention.supports(architecture)
     attention = (GroupQueryAttention if grouped else MaskedAttention)(
         g, architecture, tokens, caches, layers.weight, [w.groups for w in budget.layers] if fixed else None

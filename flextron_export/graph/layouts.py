@@ -9,7 +9,8 @@ All linear layers are `Gemm` on flattened tokens [T, in]: a transposed initializ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -20,9 +21,9 @@ from ..elastic.architecture import Architecture
 from ..elastic.safetensors import SafetensorsFile
 from ..elastic.tensors import PROJECTIONS, rows, tensor_specs
 from ..elastic.widths import Budget, Candidates, LayerWidth
-from .builder import INT64, GraphBuilder
+from .builder import ELEMENTS, INT64, GraphBuilder, View
 from .matrices import FloatMatrices, Matrices, Part
-from .quantization import SCALE
+from .quantization import SCALE, Stored
 
 Values = tuple[ir.Value, ...]
 State = TypeVar("State")
@@ -33,8 +34,25 @@ Attend = Callable[..., Values]
 class Weight(Protocol):
     """Where the weights of a graph come from."""
 
-    def __call__(self, name: str, row: tuple[int, ...] | None = None) -> ir.Value:
-        """The tensor of that name, as much of it as the layout uses, its rows seen in the shape `row` if given."""
+    def __call__(self, name: str, view: View | None = None) -> ir.Value:
+        """The tensor of that name, as much of it as the layout uses, seen as it is stored or otherwise."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """The weights file of a precision, of which only the header is read."""
+
+    file: SafetensorsFile
+    stored: Mapping[str, Stored]
+
+    def rows(
+        self, g: GraphBuilder, name: str, start: int, stop: int, view: View | None = None, label: str = ""
+    ) -> ir.Value:
+        """What rows of a matrix need of the tensor of that name, as an initializer `label`."""
+        first, last = self.stored[name].rows(start, stop)
+        # One range may be seen in two ways.
+        label = (label or name) + (".rows" if view else "")
+        return g.external(label, self.file.path, self.file.tensors[name], first, last, view)
 
 
 class Prefix:
@@ -45,7 +63,7 @@ class Prefix:
 
     def whole(self, name: str) -> Part:
         """A matrix, as much of it as the layout uses."""
-        return lambda suffix="", row=None: self.weight(name + suffix, row)
+        return lambda suffix="", view=None: self.weight(name + suffix, view)
 
     def look_up(self, name: str, indices: ir.Value) -> ir.Value:
         """Rows of an embedding, [T] -> [T, hidden]."""
@@ -108,11 +126,11 @@ class Panels(Prefix):
         g: GraphBuilder,
         architecture: Architecture,
         candidates: Candidates,
-        weights: SafetensorsFile,
+        weights: WeightsFile,
         matrices: Matrices,
     ) -> None:
-        super().__init__(g, architecture, file_weights(g, weights), matrices)
-        self.candidates, self.file = candidates, weights
+        super().__init__(g, architecture, file_weights(g, architecture, weights), matrices)
+        self.candidates, self.weights = candidates, weights
         self.prepare()
 
     def prepare(self) -> None:
@@ -201,12 +219,9 @@ class Panels(Prefix):
     def panel(self, name: str, b: int) -> Part:
         """Panel b of a matrix, of its bias and of its scales."""
 
-        def part(suffix: str = "", row: tuple[int, ...] | None = None) -> ir.Value:
-            info = self.file.tensors[name + suffix]
-            start, stop = self.span(name, b)
-            # A row of integers may hold a whole group of inputs.
-            of = self.span(name, -1)[1] // info.shape[0]
-            return self.g.external(f"{name}{suffix}.panel{b}", self.file.path, info, start // of, stop // of, row)
+        def part(suffix: str = "", view: View | None = None) -> ir.Value:
+            label = f"{name}{suffix}.panel{b}"
+            return self.weights.rows(self.g, name + suffix, *self.span(name, b), view=view, label=label)
 
         return part
 
@@ -214,7 +229,7 @@ class Panels(Prefix):
         """Rows of panel b of an elastic tensor."""
         kind = PROJECTIONS[name.rsplit(".", 1)[-1]]
         values = self.candidates.neurons if kind == "neurons" else self.candidates.groups
-        start, stop = (rows(self.a, kind, LayerWidth(n, n)) for n in (values[b - 1] if b > 0 else 0, values[b]))
+        start, stop = (rows(self.a, kind, LayerWidth(n, n)) for n in (values[b - 1] if b else 0, values[b]))
         return start, stop
 
     def zeros(self, like: ir.Value, columns: ir.Value) -> ir.Value:
@@ -285,32 +300,29 @@ class FixedPanels(FlatPanels):
         return super().attention_output(i, self.g.op("Concat", x, self.zeros(x, missing), axis=-1), residual)
 
 
-def file_weights(g: GraphBuilder, weights: SafetensorsFile) -> Weight:
+def file_weights(g: GraphBuilder, architecture: Architecture, weights: WeightsFile) -> Weight:
     """Weights as whole tensors of the weights file."""
-    return lambda name, row=None: g.external(_seen(name, row), weights.path, weights.tensors[name], row=row)
+    return _prefixes(g, weights, {spec.name: spec.shape[0] for spec in tensor_specs(architecture)})
 
 
-def budget_weights(g: GraphBuilder, architecture: Architecture, weights: SafetensorsFile, budget: Budget) -> Weight:
+def budget_weights(g: GraphBuilder, architecture: Architecture, weights: WeightsFile, budget: Budget) -> Weight:
     """Weights as the prefixes that a budget uses."""
-    specs = {spec.name: spec for spec in tensor_specs(architecture)}
-
-    def weight(name: str, row: tuple[int, ...] | None = None) -> ir.Value:
-        spec, info = specs[name.removesuffix(SCALE)], weights.tensors[name]
-        count = spec.active(architecture, budget.layers)[0] * info.shape[0] // spec.shape[0]
-        return g.external(_seen(name, row), weights.path, info, 0, count, row)
-
-    return weight
+    specs = tensor_specs(architecture)
+    return _prefixes(g, weights, {spec.name: spec.active(architecture, budget.layers)[0] for spec in specs})
 
 
-def input_weights(g: GraphBuilder, architecture: Architecture) -> Weight:
+def input_weights(g: GraphBuilder, architecture: Architecture, stored: Mapping[str, Stored]) -> Weight:
     """Weights as graph inputs; the rows of elastic ones are named per layer and kind."""
+    specs = {spec.name: spec for spec in tensor_specs(architecture)}
     inputs = {}
-    for spec in tensor_specs(architecture):
-        rows_name: list[int | str] = [f"{spec.rows}_{spec.layer}"] if spec.rows else [spec.shape[0]]
-        inputs[spec.name] = g.input(spec.name, [*rows_name, *spec.shape[1:]])
-    return lambda name, row=None: inputs[name]
+    for name, tensor in stored.items():
+        spec = specs[name.removesuffix(SCALE)]
+        elastic = spec.rows and tensor.unit is not None
+        first: int | str = f"{spec.rows}_{spec.layer}" if elastic else tensor.shape[0]
+        inputs[name] = g.input(name, [first, *tensor.shape[1:]], ELEMENTS[tensor.dtype])
+    return lambda name, view=None: inputs[name]
 
 
-def _seen(name: str, row: tuple[int, ...] | None) -> str:
-    """Name of a tensor that is seen in a shape of its own."""
-    return name if row is None else f"{name}.rows"
+def _prefixes(g: GraphBuilder, weights: WeightsFile, count: Mapping[str, int]) -> Weight:
+    """Weights as the first rows of the tensors of the weights file."""
+    return lambda name, view=None: weights.rows(g, name, 0, count[name.removesuffix(SCALE)], view)

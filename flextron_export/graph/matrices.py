@@ -1,4 +1,4 @@
-"""How a graph computes with its matrices: plain floats, or integers that ONNX Runtime multiplies as they are."""
+"""How a graph computes with its matrices: floats, or small numbers with scales as each runtime multiplies them fast."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from .builder import GraphBuilder
+from .builder import GraphBuilder, View
 from .contract import MICROSOFT
 from .quantization import SCALE, Quantization
+from .schemes import BlockGroups, Channels, LinearGroups
 
 INT8_ARITHMETIC = 4
 """Accuracy level of MatMulNBits: tokens are rounded to 8 bits, group by group, and multiplied as integers. That is 3
@@ -18,8 +19,8 @@ times as fast as float arithmetic in decoding with 4 bits, and 40 times with 8."
 class Part(Protocol):
     """What a graph sees of one matrix: all of it, a budget's first rows, or a panel."""
 
-    def __call__(self, suffix: str = "", row: tuple[int, ...] | None = None) -> ir.Value:
-        """The tensor stored under the matrix's name and a suffix, its rows seen in the shape `row` if given."""
+    def __call__(self, suffix: str = "", view: View | None = None) -> ir.Value:
+        """The tensor stored under the matrix's name and a suffix, seen as it is stored or otherwise."""
 
 
 class Matrices(Protocol):
@@ -58,7 +59,7 @@ class BlockMatrices:
     of tokens are read from the mapped file.
     """
 
-    def __init__(self, g: GraphBuilder, quantization: Quantization) -> None:
+    def __init__(self, g: GraphBuilder, quantization: BlockGroups) -> None:
         self.g, self.bits, self.group = g, quantization.bits, quantization.group_size
 
     def project(self, x: ir.Value, part: Part, bias: ir.Value | None) -> ir.Value:
@@ -77,7 +78,7 @@ class BlockMatrices:
     def rows(self, part: Part, indices: ir.Value) -> ir.Value:
         scales = part(SCALE)
         _, groups = _sizes(scales)
-        values = part(row=(groups * self.group * self.bits // 8,))
+        values = part(view=View((groups * self.group * self.bits // 8,), ir.DataType.UINT8))
         attributes = {"bits": self.bits, "block_size": self.group, "gather_axis": 0, "quantize_axis": 1}
         return self.g.op("GatherBlockQuantized", values, indices, scales, domain=MICROSOFT, **attributes)
 
@@ -100,9 +101,49 @@ class BlockMatrices:
         return self.g.op("MatMulNBits", x, values, scales, None, None, bias, domain=MICROSOFT, **attributes)
 
 
+class DequantizedMatrices:
+    """`DequantizeLinear`, which TensorRT fuses with the product and which stays small in its engines."""
+
+    def __init__(self, g: GraphBuilder, quantization: LinearGroups | Channels) -> None:
+        self.g, self.group = g, quantization.group_size if isinstance(quantization, LinearGroups) else None
+
+    def project(self, x: ir.Value, part: Part, bias: ir.Value | None) -> ir.Value:
+        return self.g.op("Gemm", x, self._rows_of_outputs(part), bias, transB=1)
+
+    def accumulate(self, x: ir.Value, part: Part, residual: ir.Value) -> ir.Value:
+        scales = part(SCALE)
+        if self.group is None:
+            weights = self.g.op("DequantizeLinear", part(), scales, axis=1)
+        else:
+            _, outputs = _sizes(scales)
+            weights = self._groups(part, outputs, axis=0)
+        return self.g.op("Gemm", x, weights, residual)
+
+    def rows(self, part: Part, indices: ir.Value) -> ir.Value:
+        return self.g.op("Gather", self._rows_of_outputs(part), indices)
+
+    def _rows_of_outputs(self, part: Part) -> ir.Value:
+        """float [out, in]."""
+        if self.group is not None:
+            _, groups = _sizes(part(SCALE))
+            return self._groups(part, groups * self.group, axis=1)
+        values = part()
+        assert values.shape is not None
+        # A group is a whole row: TensorRT refuses as many scales as there are rows where that number varies.
+        return self.g.op("DequantizeLinear", values, part(SCALE), axis=1, block_size=values.shape[1])
+
+    def _groups(self, part: Part, columns: int, axis: int) -> ir.Value:
+        values = part(view=View((columns,), ir.DataType.INT4))
+        return self.g.op("DequantizeLinear", values, part(SCALE), axis=axis, block_size=self.group)
+
+
 def matrices(g: GraphBuilder, quantization: Quantization | None) -> Matrices:
     """Those of a precision."""
-    return BlockMatrices(g, quantization) if quantization else FloatMatrices(g)
+    if isinstance(quantization, BlockGroups):
+        return BlockMatrices(g, quantization)
+    if isinstance(quantization, (LinearGroups, Channels)):
+        return DequantizedMatrices(g, quantization)
+    return FloatMatrices(g)
 
 
 def _sizes(value: ir.Value) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from ..elastic.safetensors import SafetensorsFile
 from ..elastic.widths import Candidates
 from .builder import INT64, GraphBuilder
 from .contract import TARGET_INPUT, choice_name
-from .layouts import FlatPanels, Panels, Values
+from .layouts import FlatPanels, Panels, Values, WeightsFile
 from .matrices import Matrices
 
 
@@ -32,11 +32,11 @@ class RoutedPanels(Panels):
         g: GraphBuilder,
         architecture: Architecture,
         candidates: Candidates,
-        weights: SafetensorsFile,
+        weights: WeightsFile,
         matrices: Matrices,
         router: RouterRecord,
     ) -> None:
-        self.record, self.networks = router, SafetensorsFile(weights.path.with_name(FILE))
+        self.record, self.networks = router, SafetensorsFile(weights.file.path.with_name(FILE))
         super().__init__(g, architecture, candidates, weights, matrices)
 
     def prepare(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..bundle.embedding import EmbeddingRows
 from ..bundle.manifest import Bundle
 from ..elastic.router import encode
 from ..elastic.widths import Budget, LayerWidth
@@ -28,12 +29,12 @@ class PromptRouter:
     def __init__(self, bundle: Bundle) -> None:
         assert bundle.router is not None
         self._targets, self._candidates = bundle.router.targets, bundle.candidates
-        self._embedding = bundle.weights(bundle.dtypes[0])["embedding"]  # mapped: only the prompt's rows are read
+        self._embedding = EmbeddingRows(bundle)
         self._session = load_graph(bundle, bundle.path / PROMPT_ROUTER, threads=1)
 
     def mean_embedding(self, prompt: Sequence[int]) -> np.ndarray:
         """What it reads of a prompt: float32 [hidden]."""
-        mean: np.ndarray = self._embedding[np.asarray(prompt, np.int64)].astype(np.float32).mean(0)
+        mean: np.ndarray = self._embedding[np.asarray(prompt, np.int64)].mean(0)
         return mean
 
     def widths(self, prompt: Sequence[int], target: float) -> tuple[LayerWidth, ...]:

@@ -20,7 +20,7 @@ from ._tensorrt.versions import FIRST, HEAD_SIZES, KNOWN_SM, PLUGIN, least_batch
 from .device_description import DeviceDescription, device_description, device_ids
 from .device_plan import Choice, DevicePlan, Release
 
-DTYPES = ("fp16", "bf16", "fp8", "int8", "int4", "fp32")
+DTYPES = ("fp16", "bf16", "fp8-fp16", "int8-fp16", "int4-fp16", "int8", "int4", "fp32")
 """Precisions in the order in which they are tried: the first that fits is taken."""
 
 PREFERRED_LAYOUTS = ("shared", "per-budget", "panels")
@@ -173,7 +173,7 @@ def _choices(
             limits = Limits.choose(bundle, name, capacity, max_batch, max_length)
             try:
                 get_target(target).check(bundle, name, precision)
-                if precision not in device.precisions:
+                if precision.removesuffix("-fp16") not in device.precisions:
                     raise TargetError(f"{device.name} has no {precision}, only {', '.join(device.precisions)}.")
             except FlextronError as error:
                 yield Choice(name, precision, limits, None, f"is refused: {error.what.rstrip('.')}")

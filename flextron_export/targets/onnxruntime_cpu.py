@@ -8,7 +8,7 @@ from ..bundle.engines import MARKER, engine_directory
 from ..bundle.manifest import Bundle
 from ..errors import InputError, TargetError
 from ..files import write_json
-from ..graph.contract import BITS
+from ..graph.contract import BITS, DTYPES
 from ..progress import Track, silent
 from . import settle
 from ._onnxruntime.provider import library
@@ -81,7 +81,7 @@ def open_session(
     """
     if layout is None or dtype is None:
         layout, dtype = settle(NAME, bundle, layout, dtype)
-    if low_memory and dtype in BITS:
+    if low_memory and dtype in BITS and DTYPES[dtype] == "F32":
         raise TargetError(
             f"Precision {dtype} does not run with its weights left in the mapped file.",
             cause="ONNX Runtime multiplies them fast only as it rearranges them: else a token takes 100 times as long",

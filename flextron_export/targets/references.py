@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 
-LOST = {"int8": 2e-2, "int4": 0.25}
+LOST = {"int8": 2e-2, "int4": 0.25, "int8-fp16": 4e-2, "int4-fp16": 0.25, "fp8-fp16": 5e-2}
 """Largest allowed norm of what rounding took from a matrix, relative to the norm of the matrix."""
 
 

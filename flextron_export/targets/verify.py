@@ -23,7 +23,15 @@ from ..files import sha256
 from ..graph.contract import ROUTED
 from ..progress import Track, silent
 
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "int8": 5e-2, "int4": 5e-2}
+TOLERANCE = {
+    "fp32": 1e-4,
+    "fp16": 2e-2,
+    "int8": 5e-2,
+    "int4": 5e-2,
+    "int8-fp16": 2e-2,
+    "int4-fp16": 2e-2,
+    "fp8-fp16": 2e-2,
+}
 """Largest allowed difference of a logit, relative to the largest absolute logit of the reference."""
 
 BATCH, PROMPT, LENGTH = 3, 12, 24

@@ -38,12 +38,11 @@ def choice_checks(
     """
     import torch
 
-    from ..elastic.model import load_model
     from ..training.routers import Routers
     from ..training.routing import routed
-    from .references import relative_margin
+    from .references import load_as_stored, relative_margin
 
-    router, model = source.router(), load_model(source.path)
+    router, model = source.router(), load_as_stored(bundle, dtype, source)
     assert router is not None
     routers = Routers(router.record, source.architecture)
     routers.read(router)

@@ -95,6 +95,36 @@ TEST_CASE("quantised precisions say the size of their groups, which divides ever
     refuses("layout shared is in int4");
 }
 
+TEST_CASE("precisions for TensorRT are read, and which layouts they have")
+{
+    auto manifest = good();
+    manifest["architecture"].update(Json{{"hidden_size", 64}, {"head_dim", 16}, {"intermediate_size", 96}});
+    manifest["candidates"]["neurons"] = {64, 96};
+    manifest["budgets"][0]["layers"] = {{4, 96}};
+    manifest["budgets"][1]["layers"] = {{2, 64}};
+    manifest["quantization"] = {{"int4-fp16", {{"group_size", 32}}}, {"fp8-fp16", Json::object()}};
+    for (std::string const dtype : {"int4-fp16", "fp8-fp16"})
+    {
+        auto one = manifest;
+        one["layouts"] = Json{{dtype, {"panels", "shared"}}};
+        for (auto const& file : {"weights." + dtype + ".safetensors", "graphs/panels." + dtype + ".onnx",
+                 "graphs/shared." + dtype + ".onnx"})
+        {
+            one["files"][file] = one["files"]["weights.fp32.safetensors"];
+        }
+        if (dtype == "fp8-fp16")
+        {
+            CHECK(Manifest::fromJson(one).layouts.contains(dtype));
+            continue;
+        }
+        CHECK_THROWS_WITH(
+            static_cast<void>(Manifest::fromJson(one)), doctest::Contains("layout shared is in int4-fp16"));
+        one["quantization"].erase(dtype);
+        one["layouts"][dtype] = {"panels"};
+        CHECK_THROWS_WITH(static_cast<void>(Manifest::fromJson(one)), doctest::Contains("size of int4-fp16 is missing"));
+    }
+}
+
 TEST_CASE("the features of other families change the tensors and the parameters")
 {
     auto const names = [](Json const& manifest)

@@ -110,7 +110,7 @@ DAMAGED = {
     "same name twice": file_of(b'{"a":%s,"a":%s}' % (ONE_BYTE, ONE_BYTE), b"x"),
     "same key twice": file_of(b'{"a":{"dtype":"F32","dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x"),
     "unknown dtype": file_of({"a": tensor("F7")}, bytes(8)),
-    "dtype without a size here": file_of({"a": tensor("F8_E4M3", [8])}, bytes(8)),
+    "dtype without a size here": file_of({"a": tensor("F8_E5M2", [8])}, bytes(8)),
     "dtype is no text": file_of({"a": tensor(["F32"])}, bytes(8)),
     "shape is no list": file_of({"a": tensor(shape="2")}, bytes(8)),
     "shape is fractional": file_of({"a": tensor(shape=[2.0])}, bytes(8)),
@@ -222,3 +222,11 @@ JSON = st.recursive(
 )
 def test_no_header_raises_anything_else(whole: Path, header: dict[str, Any], size: int) -> None:
     reads_or_refuses(whole.with_name("header"), file_of(header, bytes(size)))
+
+
+def test_float8_is_written_and_read(tmp_path: Path) -> None:
+    array = np.array([[0.5, -448, 1.75]], np.float32).astype(numpy_dtype("F8_E4M3"))
+    write_safetensors(tmp_path / "a.safetensors", {"a": TensorPlan("F8_E4M3", (1, 3), lambda: array)})
+    file = SafetensorsFile(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(file["a"].astype(np.float32), [[0.5, -448, 1.75]])
+    assert file.raw("a").tobytes() == array.tobytes()

@@ -20,23 +20,29 @@ from flextron_export.errors import BundleError, CheckpointError, InputError, Tar
 from flextron_export.exporting import export
 from flextron_export.files import read_object, write_json
 from flextron_export.graph import matrices
-from flextron_export.graph.contract import BITS
-from flextron_export.graph.quantization import SCALE, Quantization
+from flextron_export.graph.contract import BITS, DTYPES
+from flextron_export.graph.quantization import SCALE
 from flextron_export.graph.rounding import round_groups
+from flextron_export.graph.schemes import BlockGroups, Groups
 from flextron_export.targets.onnxruntime_cpu import open_session
 from flextron_export.targets.verify import verify
-from tests.elastic_models import MODELS, elastic_model
+from tests.elastic_models import MODELS, elastic_model, routed_model
 from tests.random_bundle import write_manifest
 
 from .conftest import Exported
 from .test_graphs import initializers
 
 LAYOUTS = ("panels", "per-budget")
+BLOCKS = ("int8", "int4")
+"""For ONNX Runtime on CPU: MatMulNBits."""
+LINEAR = ("int8-fp16", "int4-fp16", "fp8-fp16")
+"""For TensorRT: DequantizeLinear."""
 
 
 def quantized(kind: str, directory: Path, **options: Any) -> Exported:
     checkpoint = elastic_model(directory / "checkpoint", **MODELS[kind])
-    bundle = export(checkpoint.path, directory / "bundle", dtypes=tuple(BITS), **{"verify": False, **options})
+    options = {"verify": False, "dtypes": tuple(BITS), **options}
+    bundle = export(checkpoint.path, directory / "bundle", **options)
     return Exported(checkpoint, bundle)
 
 
@@ -51,9 +57,11 @@ def test_rounding_loses_less_than_to_the_nearest_of_symmetric_steps(bits: int) -
     most = (1 << (bits - 1)) - 1
     step = np.abs(groups).max(-1, keepdims=True) / most
     nearest = np.rint(groups / step) * step
-    integers, scales = round_groups(groups, bits)
-    assert integers.min() >= -most - 1 and integers.max() <= most
-    assert np.square(groups - integers * scales[:, None]).sum() < 0.92 * np.square(groups - nearest).sum()
+    for positive in (False, True):
+        integers, scales = round_groups(groups, bits, positive=positive)
+        assert integers.min() >= -most - 1 and integers.max() <= most
+        assert np.square(groups - integers * scales[:, None]).sum() < 0.92 * np.square(groups - nearest).sum()
+    assert scales.min() > 0
 
 
 @given(
@@ -78,7 +86,7 @@ def test_slicing_before_dequantising_is_slicing_after_it(small: Exported, dtype:
     sliced = 0
     for spec in tensor_specs(bundle.architecture):
         if not quantization.quantizes(spec):
-            assert weights.tensors[spec.name].dtype == "F32"
+            assert weights.tensors[spec.name].dtype == DTYPES[dtype]
             continue
         values, scales = weights[spec.name], weights[spec.name + SCALE]
         whole = quantization.decode(spec, values, scales)
@@ -87,8 +95,8 @@ def test_slicing_before_dequantising_is_slicing_after_it(small: Exported, dtype:
             continue
         for n in bundle.candidates.neurons if spec.rows == "neurons" else bundle.candidates.groups:
             count = rows(bundle.architecture, spec.rows, LayerWidth(n, n))
-            stored = count * len(values) // len(whole)
-            part = quantization.decode(spec, values[:stored], scales[:stored])
+            used = {name: tensor.active(count)[0] for name, tensor in quantization.stored(spec).items()}
+            part = quantization.decode(spec, values[: used[spec.name]], scales[: used[spec.name + SCALE]])
             np.testing.assert_array_equal(part, whole[:count], err_msg=spec.name)
             sliced += 1
     assert sliced == 2 * (4 * 3 + 3 * 4)
@@ -104,36 +112,56 @@ def test_o_and_down_have_their_groups_along_the_input(small: Exported, dtype: st
             weights = np.zeros(spec.shape, np.float32)
             weights[(slice(None), 3) if output else 3] = 5
             scales = quantization.encode(spec, weights)[spec.name + SCALE]
-            assert (scales != 1).sum() == spec.shape[0 if output else 1] // quantization.group_size, spec.name
+            inputs = spec.shape[0 if output else 1]
+            size = quantization.group_size if isinstance(quantization, Groups) else inputs
+            assert (scales != 1).sum() == inputs // size, spec.name
 
 
-@pytest.mark.parametrize("kind", ["grouped", "gpt2", *(pytest.param(k, marks=pytest.mark.slow) for k in MODELS)])
-def test_graphs_compute_what_the_rounded_model_computes(
+@pytest.mark.parametrize("kind", ["grouped", *(pytest.param(k, marks=pytest.mark.slow) for k in MODELS)])
+def test_graphs_for_onnxruntime_compute_what_the_rounded_model_computes(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float arithmetic exactly; as shipped, tokens are rounded to 8 bits on the way."""
     monkeypatch.setattr(matrices, "INT8_ARITHMETIC", 1)
-    exact = quantized(kind, tmp_path / "exact")
+    exact = quantized(kind, tmp_path / "exact", dtypes=BLOCKS)
     checks = verify(exact.bundle.path, checkpoint=exact.checkpoint.path)
-    assert {(c.dtype, c.layout) for c in checks} == {(dtype, layout) for dtype in BITS for layout in LAYOUTS}
+    assert {(c.dtype, c.layout) for c in checks} == {(dtype, layout) for dtype in BLOCKS for layout in LAYOUTS}
     assert {c.budget for c in checks} == {"full", "tapered", "crossed", "small"}
     assert max(c.difference for c in checks) < 1e-5
     monkeypatch.undo()
-    shipped = quantized(kind, tmp_path / "shipped", verify=True)
+    shipped = quantized(kind, tmp_path / "shipped", dtypes=BLOCKS, verify=True)
     checks = verify(shipped.bundle.path)
     assert 1e-3 < max(c.difference for c in checks) < 0.03
     assert all(c.tokens_compared > 0 for c in checks)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", *(pytest.param(k, marks=pytest.mark.slow) for k in MODELS)])
+def test_graphs_for_tensorrt_compute_what_the_rounded_model_computes(kind: str, tmp_path: Path) -> None:
+    """In half precision, on ONNX Runtime, which knows their operators too."""
+    found = quantized(kind, tmp_path, dtypes=LINEAR)
+    checks = verify(found.bundle.path, checkpoint=found.checkpoint.path)
+    layouts = {"int4-fp16": LAYOUTS, "int8-fp16": (*LAYOUTS, "shared"), "fp8-fp16": (*LAYOUTS, "shared")}
+    assert {(c.dtype, c.layout) for c in checks} == {(d, layout) for d, names in layouts.items() for layout in names}
+    assert max(c.difference for c in checks) < 5e-3
+    assert all(c.tokens_compared > 0 for c in checks)
+
+
+@pytest.mark.slow
+def test_routed_graphs_for_tensorrt_make_the_choices_of_the_rounded_model(tmp_path: Path) -> None:
+    checkpoint = routed_model(tmp_path / "checkpoint")
+    bundle = export(checkpoint.path, tmp_path / "bundle", dtypes=LINEAR, layouts=["routed"])
+    assert {c.dtype for c in verify(bundle.path, checkpoint=checkpoint.path)} == set(LINEAR)
+
+
 def test_what_rounding_changes_is_more_in_fewer_bits(small: Exported, tmp_path: Path) -> None:
     """The references are those of the rounded weights, and differ from the model's own accordingly."""
-    bundle = export(small.checkpoint.path, tmp_path / "bundle", dtypes=("fp32", *BITS), layouts=["panels"])
+    bundle = export(small.checkpoint.path, tmp_path / "bundle", dtypes=("fp32", *BLOCKS), layouts=["panels"])
     exact, eight, four = (read_golden(bundle, dtype)["full"].logits[:, 0] for dtype in ("fp32", "int8", "int4"))
     scale = np.abs(exact).max()
     assert 0 < 10 * np.abs(eight - exact).max() < np.abs(four - exact).max() < 0.5 * scale
 
 
-@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("dtype", BLOCKS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_tied_embedding_is_one_range_of_the_file(small: Exported, layout: str, dtype: str) -> None:
     assert small.bundle.architecture.tied
@@ -145,16 +173,34 @@ def test_a_tied_embedding_is_one_range_of_the_file(small: Exported, layout: str,
     assert places["embedding"] == places["embedding.rows"]
     assert places["embedding"]["location"] == weights_file(dtype)
     sizes = {dtype: small.bundle.files[weights_file(dtype)].bytes for dtype in BITS}
-    assert sizes["int4"] < 0.62 * sizes["int8"]
+    assert sizes["int4"] < 0.62 * sizes["int8"] and sizes["int4-fp16"] < 0.62 * sizes["fp8-fp16"]
 
 
-@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("dtype", BLOCKS)
 def test_all_matrices_are_multiplied_as_integers(small: Exported, dtype: str) -> None:
     graph = onnx.load(small.bundle.graph("per-budget", dtype, "small"), load_external_data=False).graph
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("MatMulNBits") == 2 * 7 + 1
     assert kinds.count("GatherBlockQuantized") == 1
     assert "Gemm" not in kinds
+
+
+@pytest.mark.parametrize("dtype", LINEAR)
+def test_all_matrices_stay_small_in_graphs_for_tensorrt(small: Exported, dtype: str) -> None:
+    graph = onnx.load(small.bundle.graph("per-budget", dtype, "small"), load_external_data=False).graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("DequantizeLinear") == 2 * 7 + 1 + 1  # the embedding for tokens and for logits
+    element = {
+        "int4-fp16": onnx.TensorProto.INT4,
+        "int8-fp16": onnx.TensorProto.INT8,
+        "fp8-fp16": onnx.TensorProto.FLOAT8E4M3FN,
+    }[dtype]
+    matrices = [t for t in initializers(graph) if t.external_data and t.data_type == element]
+    assert len(matrices) == 2 * 7 + 1
+    assert all(
+        ".norm" in t.name or t.name.endswith(("norm", SCALE)) or t in matrices or not t.external_data
+        for t in initializers(graph)
+    )
 
 
 def test_the_bytes_of_a_budget_are_those_of_its_stored_rows(small: Exported) -> None:
@@ -173,6 +219,9 @@ def test_the_bytes_of_a_budget_are_those_of_its_stored_rows(small: Exported) -> 
         ({"layouts": ["shared"], "dtypes": ["int4"]}, "layout shared does not exist in int4"),
         ({"layouts": ["shared", "panels"], "dtypes": ["int8"]}, "layout shared does not exist in int8"),
         ({"layouts": ["shared"], "dtypes": ["int4", "fp32"]}, "int4 exists in panels, per-budget only"),
+        ({"layouts": ["shared"], "dtypes": ["int4-fp16"]}, "layout shared does not exist in int4-fp16"),
+        ({"dtypes": ["int4-fp16"], "group_size": 64}, r"Precision int4-fp16 .* candidate of 3 groups \(96 channels\)"),
+        ({"dtypes": ["int8-fp16"], "group_size": 32}, "No precision has groups of 32 weights"),
         ({"group_size": 24}, "groups of 24 weights: it is none of 16, 32, 64, 128, 256"),
         ({"group_size": 0}, "groups of 0 weights: it is none of"),
         (
@@ -199,12 +248,12 @@ def test_widths_that_no_group_divides_are_named(tmp_path: Path) -> None:
 
 def test_a_group_size_that_is_given_is_kept(small: Exported, tmp_path: Path) -> None:
     bundle = export(small.checkpoint.path, tmp_path / "out", dtypes=["int4"], group_size=16)
-    assert Bundle.open(bundle.path).quantization == {"int4": Quantization(4, 16)}
+    assert Bundle.open(bundle.path).quantization == {"int4": BlockGroups(4, 16)}
     assert verify(bundle.path)
 
 
 def test_they_do_not_run_from_the_mapped_file(small: Exported) -> None:
-    for dtype in BITS:
+    for dtype in BLOCKS:
         with pytest.raises(TargetError, match=f"{dtype} does not run with its weights left in the mapped file"):
             open_session(small.bundle, dtype=dtype, low_memory=True)
 
@@ -220,7 +269,7 @@ def test_weights_that_are_not_finite_are_refused(small: Exported, tmp_path: Path
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (None, "the group size of int4 is missing"),
+        (None, "how int4 is quantised is missing"),
         ({"int4": {}}, "KeyError"),
         ({"int4": {"group_size": "32"}}, "damaged"),
         ({"int4": {"group_size": 128}}, "int4 has groups of 128: hidden size 64 is no multiple of it"),
@@ -250,11 +299,11 @@ def test_matrices_that_are_not_the_checkpoints_are_found(
     small: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference has the weights of the bundle, so these are compared with the checkpoint's."""
-    encode = Quantization.encode
+    encode = BlockGroups.encode
 
-    def wrong(self: Quantization, spec: Any, weights: np.ndarray) -> dict[str, np.ndarray]:
+    def wrong(self: BlockGroups, spec: Any, weights: np.ndarray) -> dict[str, np.ndarray]:
         return encode(self, spec, weights * 2 if spec.name == "layers.1.up" else weights)
 
-    monkeypatch.setattr(Quantization, "encode", wrong)
+    monkeypatch.setattr(BlockGroups, "encode", wrong)
     with pytest.raises(VerificationError, match=r"not those of the checkpoint: layers\.1\.up differs by 100%"):
         export(small.checkpoint.path, tmp_path / "out", dtypes=["int8"])

@@ -54,17 +54,26 @@ class Host:
         return tensor[(slice(None),) * axis + (slice(count),)]
 
     def bind_input(self, binding: Any, name: str, tensor: np.ndarray) -> Any:
-        value = library().OrtValue.ortvalue_from_numpy(tensor)  # wraps the array's memory
+        value = _wrapped(tensor)
         binding.bind_ortvalue_input(name, value)
         return value
 
     def bind_output(self, binding: Any, name: str, tensor: np.ndarray) -> Any:
-        value = library().OrtValue.ortvalue_from_numpy(tensor)
+        value = _wrapped(tensor)
         binding.bind_ortvalue_output(name, value)
         return value
 
 
+def _wrapped(array: np.ndarray) -> Any:
+    """The memory of an array as an OrtValue."""
+    if array.dtype.name == "float8_e4m3fn":  # which ONNX Runtime does not know by name
+        return library().OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint8), FLOAT8)
+    return library().OrtValue.ortvalue_from_numpy(array)
+
+
 HOST = Host()
+FLOAT8 = 17
+"""ONNX's number for the type float8 e4m3fn."""
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ class OnnxRuntimeSession:
         """Layout `shared`: a budget's prefixes of the weights."""
         if self._weights is None:
             return {}
-        shapes = weight_shapes(self.bundle.architecture, budget)
+        shapes = weight_shapes(self.bundle.architecture, budget, self.bundle.quantization.get(self.dtype))
         return {name: self.placement.prefix(self._weights[name], 0, shape[0]) for name, shape in shapes.items()}
 
     def _placed_weights(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...bundle.manifest import Bundle
-from ...elastic.safetensors import numpy_dtype
+from ...elastic.safetensors import item_size
 from ...elastic.widths import Budget
 from ...errors import TargetError
 from ...graph.contract import DTYPES, ROUTED, StepShape, cache_names, cache_shapes, choices, input_shapes, weight_shapes
@@ -79,7 +79,7 @@ def bind(bundle: Bundle, record: EngineRecord, budget: Budget, step: StepShape) 
             raise TargetError(
                 f"The engine takes up to {most} {what}, not {asked}.", fix=record.rebuild(**{option: (asked,)})
             )
-    a = bundle.architecture
+    a, quantization = bundle.architecture, bundle.quantization.get(record.dtype)
     # One profile serves every target of a router.
     name = ROUTED if record.layout == ROUTED else budget.name
     plan = record.plan(name, step.capacity)
@@ -87,9 +87,9 @@ def bind(bundle: Bundle, record: EngineRecord, budget: Budget, step: StepShape) 
     return Binding(
         plan.file,
         plan.profiles[name][phase],
-        dict(input_shapes(record.layout, a, bundle.candidates, budget, step, bundle.targets)),
+        dict(input_shapes(record.layout, a, bundle.candidates, budget, step, bundle.targets, quantization)),
         (step.rows, a.vocab_size),
-        tuple(weight_shapes(a, budget)) if record.layout == "shared" else (),
+        tuple(weight_shapes(a, budget, quantization)) if record.layout == "shared" else (),
         choices(record.layout, bundle.candidates, budget, step.batch, bundle.targets),
         {name: f"{name}.out" for name in cache_names(a)},
     )
@@ -98,7 +98,7 @@ def bind(bundle: Bundle, record: EngineRecord, budget: Budget, step: StepShape) 
 def cache_layout(bundle: Bundle, dtype: str, budget: Budget, batch: int, capacity: int) -> Layout:
     """Places of the KV caches of one batch in one buffer."""
     shapes: Mapping[str, Shape] = cache_shapes(bundle.architecture, budget, batch, capacity)
-    size = numpy_dtype(DTYPES[dtype]).itemsize
+    size = item_size(DTYPES[dtype])
     return Layout.of((name, int(np.prod(shape)) * size) for name, shape in shapes.items())
 
 

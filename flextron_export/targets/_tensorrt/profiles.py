@@ -90,10 +90,16 @@ class PlanSpec:
 
 
 def profiles(
-    bundle: Bundle, layout: str, limits: Limits, capacity: int, budgets: Sequence[Budget] | None = None
+    bundle: Bundle,
+    layout: str,
+    limits: Limits,
+    capacity: int,
+    budgets: Sequence[Budget] | None = None,
+    dtype: str = "fp16",
 ) -> list[Profile]:
     """One profile per budget and phase, in the order of `budgets` (by default all that `served` says)."""
     found = []
+    a, candidates, quantization = bundle.architecture, bundle.candidates, bundle.quantization.get(dtype)
     for budget in served(bundle, layout) if budgets is None else budgets:
         for phase in PHASES:
             longest = min(limits.max_length, capacity) if phase == "prefill" else 1
@@ -103,8 +109,7 @@ def profiles(
                 StepShape(limits.max_batch, longest, capacity, limits.max_batch),
             )
             low, typical, high = (
-                input_shapes(layout, bundle.architecture, bundle.candidates, budget, step, bundle.targets)
-                for step in steps
+                input_shapes(layout, a, candidates, budget, step, bundle.targets, quantization) for step in steps
             )
             found.append(Profile(budget.name, phase, {n: (low[n], typical[n], high[n]) for n in low}))
     return found
@@ -117,16 +122,16 @@ def served(bundle: Bundle, layout: str) -> tuple[Budget, ...]:
     return bundle.budgets
 
 
-def plan_specs(bundle: Bundle, layout: str, limits: Limits) -> list[PlanSpec]:
+def plan_specs(bundle: Bundle, layout: str, limits: Limits, dtype: str = "fp16") -> list[PlanSpec]:
     """The engines of a layout: one per capacity, and for `per-budget` and `separate` one per budget and capacity."""
     specs = []
     for capacity in limits.capacities:
         if layout == "per-budget" or limits.separate:
             for budget in bundle.budgets:
                 name = f"{budget.name}.{capacity}.plan"
-                chosen = tuple(profiles(bundle, layout, limits, capacity, [budget]))
+                chosen = tuple(profiles(bundle, layout, limits, capacity, [budget], dtype))
                 specs.append(PlanSpec(name, budget.name, capacity, chosen))
         else:
-            chosen = tuple(profiles(bundle, layout, limits, capacity))
+            chosen = tuple(profiles(bundle, layout, limits, capacity, dtype=dtype))
             specs.append(PlanSpec(f"{capacity}.plan", chosen[0].budget, capacity, chosen))
     return specs

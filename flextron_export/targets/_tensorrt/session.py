@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...bundle.manifest import Bundle
-from ...elastic.safetensors import numpy_dtype
+from ...elastic.safetensors import item_size
 from ...elastic.widths import Budget
 from ...errors import TargetError
 from ...graph.contract import DTYPES, StepShape
@@ -84,7 +84,7 @@ class TensorRTSession:
         )
 
     def _copy(self, new: TensorRTCache, old: TensorRTCache, sequences: Sequence[int], tokens: int) -> None:
-        slot = self.bundle.architecture.head_dim * numpy_dtype(DTYPES[self.record.dtype]).itemsize
+        slot = self.bundle.architecture.head_dim * item_size(DTYPES[self.record.dtype])
         old_row, new_row = old.capacity * slot, new.capacity * slot  # one row per sequence and group
         for name, offset in old.layout.offsets.items():
             groups = old.budget.layers[int(name.split(".")[1])].groups
@@ -162,7 +162,7 @@ class TensorRTSession:
         layout = Layout.of((name, info.length) for name, info in weights.tensors.items())
         base = self._cuda.allocate(layout.bytes)
         for name, offset in layout.offsets.items():
-            self._cuda.upload(base + offset, weights[name])
+            self._cuda.upload(base + offset, weights.raw(name))
         self._cuda.wait()
         self._memory += layout.bytes
         return {name: base + offset for name, offset in layout.offsets.items()}

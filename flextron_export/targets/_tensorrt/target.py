@@ -14,12 +14,14 @@ from ...bundle.manifest import Bundle, FileRecord
 from ...elastic.widths import MINIMUM_QUERY_HEADS
 from ...errors import TargetError, problems
 from ...files import new_directory, write_json
+from ...graph.contract import BITS, DTYPES
 from ...progress import Track, silent
 from ...version import __version__
 from .builder import attention_may_decompose, compile_plan
 from .device import find_device, require_device
 from .flavour import ENTERPRISE, RTX, Flavour
 from .plugin_library import copy_plugins, find_plugins, load_plugins
+from .precision import capable
 from .profiles import Limits, PlanSpec, plan_specs
 from .record import EngineRecord, PlanRecord, check_engine
 from .timing_cache import timing_cache_path
@@ -52,12 +54,13 @@ class TensorRTTarget:
             TargetError: the precision, or a budget's number of heads, has no attention kernel.
             BundleError: the bundle does not hold the graph.
         """
-        if dtype != "fp16":
-            how = "use" if "fp16" in bundle.dtypes else "export again with"
+        if DTYPES[dtype] == "F32":
+            wanted = f"{dtype}-fp16" if dtype in BITS else "fp16"
+            how = "use" if wanted in bundle.dtypes else "export again with"
             raise TargetError(
                 f"{self.flavour.title} has no attention kernel in {dtype}.",
                 cause="its fused attention computes in half precision",
-                fix=f"{how} --dtype fp16, or --target onnxruntime-cpu",
+                fix=f"{how} --dtype {wanted}, or --target onnxruntime-cpu",
             )
         bundle.graphs(layout, dtype)
         a = bundle.architecture
@@ -98,6 +101,7 @@ class TensorRTTarget:
         library = flavour.load()
         version, lowering = library.__version__, flavour.lowering(library)
         here = None if flavour.ahead_of_time else require_device(flavour.title).compute_capability
+        sm = capable(flavour, dtype, sm, here)
         limits = Limits.choose(
             bundle, layout, capacity, max(max_batch, least_batch(flavour.target, version, here)), max_length, separate
         )
@@ -108,7 +112,7 @@ class TensorRTTarget:
         devices: tuple[int, ...] = ()
         plans = []
         with new_directory(directory, marker=MARKER, overwrite=True) as part:
-            for spec in plan_specs(bundle, layout, limits):
+            for spec in plan_specs(bundle, layout, limits, dtype):
                 start = time.perf_counter()
                 out = part / spec.file
                 devices = compile_plan(

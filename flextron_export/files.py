@@ -64,9 +64,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old content or the new one, never a part."""
     with _explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(handle, fcntl.LOCK_EX)
                 os.fchmod(handle, 0o644)  # mkstemp lets nobody else read
                 file.write(content)
                 file.flush()
@@ -211,6 +214,14 @@ def _remove_leftovers(path: Path) -> None:
         with suppress(OSError), _locked(part, wait=False) as abandoned:
             if abandoned and any(part.iterdir()):  # an empty one may have been made this moment, and be locked next
                 shutil.rmtree(part, ignore_errors=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote the file `path`."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):
+        with suppress(OSError), _locked(part, wait=False) as abandoned:
+            if abandoned and part.is_file() and part.stat().st_size:  # an empty one may be locked next
+                part.unlink()
 
 
 def _sync(directory: Path) -> None:

@@ -242,6 +242,20 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out"]
 
 
+def test_a_file_that_a_killed_process_left_half_written_is_removed_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    abandoned, living, fresh = (tmp_path / f".file.json.{name}" for name in ("abandon0", "living00", "fresh000"))
+    for path in (abandoned, living):
+        path.write_text("half")
+    fresh.touch()  # made this moment, not locked yet
+    handle = os.open(living, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    write_json(tmp_path / "file.json", {"a": 1})
+    assert names(tmp_path) == [".file.json.fresh000", ".file.json.living00", "file.json"]
+    os.close(handle)
+    write_json(tmp_path / "file.json", {"a": 2})
+    assert names(tmp_path) == [".file.json.fresh000", "file.json"]
+
+
 def test_a_file_is_replaced_whole_and_everybody_may_read_it(tmp_path: Path) -> None:
     path = tmp_path / "a" / "file.json"
     write_json(path, {"größe": 1})

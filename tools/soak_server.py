@@ -4,15 +4,16 @@
     python tools/soak_server.py http://127.0.0.1:8000 --pid PID --minutes 60 [--clients 4]
 
 Every client asks at random for whole answers, streams, streams it leaves half way, requests at a latency target that
-only the fastest budget can meet, and requests that must be refused. Greedy answers are compared with the first answer
-to the same request. Prints counts and the memory of the server at the start (after a warm-up of a tenth of the time)
-and at the end; exits with 1 for a wrong answer, an unexpected error, or growth of more than a tenth.
+only the fastest budget can meet, and requests that must be refused. Greedy answers, whole and streamed, are compared
+with the first answer to the same request. Prints counts and the memory of the server at the start (after a warm-up of a
+tenth of the time) and at the end; exits with 1 for a wrong answer, an unexpected error, or growth of more than a tenth.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import json
 import random
 import sys
 import threading
@@ -65,8 +66,8 @@ class Soak:
         if kind == "target":
             body |= {"model": self.model, "latency_target": "1us", "best_effort": True}
             return self._checked(http.post("/v1/completions", json=body), None, kind)
+        key = (body["model"], prompt, body["max_tokens"])
         if kind == "whole":
-            key = (body["model"], prompt, body["max_tokens"])
             return self._checked(http.post("/v1/completions", json=body), key, kind)
         body["stream"] = True
         with http.stream("POST", "/v1/completions", json=body) as response:
@@ -76,8 +77,10 @@ class Soak:
             if kind == "left":
                 next(lines, None)
                 return kind
-            if "data: [DONE]" not in list(lines):
-                raise ValueError("a stream has no end")
+            events = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+        if events[-1:] != ["[DONE]"]:
+            raise ValueError("a stream has no end")
+        self._compare(key, "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1]))
         return kind
 
     def _checked(self, response: httpx.Response, key: Any, kind: str) -> str:
@@ -85,12 +88,14 @@ class Soak:
             return "too many"
         self._expect(response, (200,))
         if key is not None:
-            text = response.json()["choices"][0]["text"]
-            with self._lock:
-                first = self._answers.setdefault(key, text)
-            if text != first:
-                raise ValueError(f"{key} was {first!r} and is {text!r}")
+            self._compare(key, response.json()["choices"][0]["text"])
         return kind
+
+    def _compare(self, key: Any, text: str) -> None:
+        with self._lock:
+            first = self._answers.setdefault(key, text)
+        if text != first:
+            raise ValueError(f"{key} was {first!r} and is {text!r}")
 
     def _expect(self, response: httpx.Response, statuses: tuple[int, ...]) -> None:
         if response.status_code not in (*statuses, 429):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,12 @@ export(sys.argv[1], sys.argv[2], dtypes=["fp32"], verify=False, overwrite=True, 
     assert len(list(old.parent.iterdir())) == 3, "the killed process left its half-written bundle"
     export(old.parent / "checkpoint", old, **QUICK, overwrite=True)
     assert sorted(p.name for p in old.parent.iterdir()) == ["bundle", "checkpoint"]
+
+
+def test_a_disk_that_is_really_full_is_told_and_leaves_nothing(
+    checkpoint: ElasticCheckpoint, small_disk: Callable[[int], Path]
+) -> None:
+    place = small_disk(200)
+    with pytest.raises(InputError, match=r"disk is (too )?full"):
+        export(checkpoint.path, place / "out", **QUICK)
+    assert list(place.iterdir()) == []

@@ -1,8 +1,10 @@
 """Calibration on a real bundle: what the table holds, where it lies, and when it is used."""
 
 import json
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, replace
 
 import pytest
@@ -190,6 +192,19 @@ def test_the_table_of_a_bundle_that_cannot_be_written_lies_in_the_users_cache(bu
     (bundle.path / "latency").unlink()
     newer = calibrate(bundle.path, **QUICK)
     assert not kept.exists() and load(bundle) == newer
+
+
+def test_on_a_full_disk_the_table_lies_in_the_users_cache(bundle, small_disk, caplog, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    place = small_disk(4000)
+    moved = Bundle.open(shutil.copytree(bundle.path, place / "bundle"))
+    with suppress(OSError), (place / "filler").open("wb") as file:
+        while True:
+            file.write(bytes(1024))
+            file.flush()
+    calibrate(moved, **QUICK)
+    assert "cannot be written" in caplog.text and load(moved) is not None
+    assert not list(moved.path.glob("latency/.*")) and list((tmp_path / "cache").rglob("*.json"))
 
 
 def test_where_nothing_can_be_written_the_table_is_kept_in_memory(bundle, caplog, monkeypatch):

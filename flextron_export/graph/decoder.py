@@ -107,10 +107,8 @@ def _forward(
     if a.rope is None:
         x = g.op("Add", x, look_up("position_embedding", tokens["positions"]))
     for i in range(a.num_layers):
-        attended, caches[f"k.{i}"], caches[f"v.{i}"] = layers.attended(
-            i, norm(x, f"layers.{i}.attention_norm"), attention
-        )
-        x = layers.attention_output(i, attended, x)
+        normed = norm(x, f"layers.{i}.attention_norm")
+        x, caches[f"k.{i}"], caches[f"v.{i}"] = layers.attention(i, normed, x, attention)
         x = layers.ffn(i, norm(x, f"layers.{i}.ffn_norm"), x)
     last = norm(g.op("Gather", x, tokens["rows"], axis=0), "norm")  # the LM head runs only where asked
     return g.op("Cast", layers.logits(last), to=ir.DataType.FLOAT)

@@ -75,9 +75,10 @@ class Prefix:
         """The LM head: [N, hidden] -> [N, vocab]."""
         return self.matrices.project(x, self.whole("embedding" if self.a.tied else "lm_head"), None)
 
-    def attended(self, i: int, x: ir.Value, attend: Attend) -> Values:
-        """Attention over the normed tokens [T, hidden] -> [T, heads x head_dim], and the caches of layer i."""
-        return attend(i, *self.query_key_value(i, x))
+    def attention(self, i: int, x: ir.Value, residual: ir.Value, attend: Attend) -> Values:
+        """residual + attention over the normed tokens [T, hidden] -> [T, hidden], and the caches of layer i."""
+        attended, *caches = attend(i, *self.query_key_value(i, x))
+        return self.attention_output(i, attended, residual), *caches
 
     def query_key_value(self, i: int, x: ir.Value) -> Values:
         """Projections of the normed tokens [T, hidden] -> q [T, heads x head_dim], k and v [T, groups x head_dim]."""
@@ -156,21 +157,17 @@ class Panels(Prefix):
     def projected(self, i: int, names: str, x: ir.Value) -> Values:
         """Projections of x [T, hidden] in full width; zeros stand for the panels that are not wanted."""
 
+        def panel(b: int, before: list[Values]) -> list[Values]:
+            return [*before, tuple(self.panel_linear(i, name, x, b) for name in names)]
+
         def pad(pieces: list[Values]) -> Values:
             count = len(self.candidates.groups)
             missing = [self.no_panels(i, names, x, len(pieces), count - 1)] if len(pieces) < count else []
             return self.joined([*pieces, *missing])
 
-        return self.gathered(i, names, x, pad)
-
-    def gathered(self, i: int, names: str, x: ir.Value, finish: Callable[[list[Values]], Values]) -> Values:
-        """What `finish` makes of the wanted panels of projections of x [T, hidden]: in the last branch, once."""
-
-        def panel(b: int, before: list[Values]) -> list[Values]:
-            return [*before, tuple(self.panel_linear(i, name, x, b) for name in names)]
-
+        # Pieces are only collected; the last branch joins them, once.
         nothing: list[Values] = []
-        return self.nest("groups", i, panel, nothing, finish)
+        return self.nest("groups", i, panel, nothing, pad)
 
     def joined(self, pieces: Sequence[Values]) -> Values:
         """Panels of several projections, each with its own side by side."""
@@ -183,12 +180,16 @@ class Panels(Prefix):
 
     def attention_output(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
         def panel(b: int, before: ir.Value) -> ir.Value:
-            start, stop = self.span(f"layers.{i}.o", b)
-            part = self.g.op("Slice", x, self.g.constant([start]), self.g.constant([stop]), self.g.constant([1]))
-            return self.matrices.accumulate(self.masked("groups", b, part), self.panel(f"layers.{i}.o", b), before)
+            return self.output_panel(i, b, x, before)
 
         start = self.biased(residual, i, "o")
         return self.nest("groups", i, panel, start, lambda y: (y,))[0]
+
+    def output_panel(self, i: int, b: int, x: ir.Value, before: ir.Value) -> ir.Value:
+        """before + what panel b of the output projection makes of the attended heads [T, heads x head_dim]."""
+        start, stop = self.span(f"layers.{i}.o", b)
+        part = self.g.op("Slice", x, self.g.constant([start]), self.g.constant([stop]), self.g.constant([1]))
+        return self.matrices.accumulate(self.masked("groups", b, part), self.panel(f"layers.{i}.o", b), before)
 
     def ffn(self, i: int, x: ir.Value, residual: ir.Value) -> ir.Value:
         def panel(b: int, before: ir.Value) -> ir.Value:
@@ -239,13 +240,31 @@ class Panels(Prefix):
 
 
 class NestedPanels(Panels):
-    """`panels` for ONNX Runtime: attention lies in the branch of the layer's width, where its heads are constants."""
+    """`panels` for ONNX Runtime: attention lies in the branch of the layer's width, where its heads are constants.
 
-    def attended(self, i: int, x: ir.Value, attend: Attend) -> Values:
-        def finish(pieces: list[Values]) -> Values:
-            return attend(i, *self.joined(pieces), self.candidates.groups[len(pieces) - 1])
+    A panel of the output projection lies in the branch of the same panel of q, k and v, behind the branch inside it,
+    which has attended by then: one nest of `If`s instead of two.
+    """
 
-        return self.gathered(i, "qkv", x, finish)
+    def attention(self, i: int, x: ir.Value, residual: ir.Value, attend: Attend) -> Values:
+        count, start = len(self.candidates.groups), self.biased(residual, i, "o")
+
+        def level(b: int, before: list[Values]) -> Values:
+            pieces = [*before, tuple(self.panel_linear(i, name, x, b) for name in "qkv")]
+
+            def here() -> Values:
+                return start, *attend(i, *self.joined(pieces), self.candidates.groups[b])
+
+            def deeper() -> Values:
+                return level(b + 1, pieces)
+
+            y, attended, *caches = (
+                here() if b + 1 == count else self.g.cond(self.wanted("groups", i, b + 1), deeper, here)
+            )
+            return self.output_panel(i, b, attended, y), attended, *caches
+
+        y, _, *caches = level(0, [])
+        return y, *caches
 
 
 class FlatPanels(Panels):

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..bundle.manifest import Bundle
+from ..bundle.memory import cache_bytes, weight_bytes
 from ..elastic.tensors import tensor_specs
 from ..elastic.widths import Budget
-from ..errors import InputError
 from ..graph.contract import cache_shapes
 from ..runtime.calibrate import CONTEXTS, PROMPT_LENGTHS
 from ..runtime.table import BudgetCost, LatencyTable, Timing
@@ -46,7 +46,8 @@ def predicted_by_data_sheet(bundle: Bundle, device: DeviceDescription, dtype: st
     about = {"id": device.id, "gpu": device.name}
     source = f"bytes and operations over the data sheet of {device.name}, a lower bound, {dtype} weights"
     times_of = times("decode", CONTEXTS), times("prefill", PROMPT_LENGTHS)
-    return _table(bundle, about, device.targets[0], dtype, *times_of, source)
+    sizes = {b.name: _sizes(bundle, b, dtype) for b in bundle.budgets}
+    return _table(bundle, about, device.targets[0], dtype, *times_of, sizes, source)
 
 
 def predicted_by_model(bundle: Bundle, model: LatencyModel, name: str, dtype: str) -> LatencyTable:
@@ -55,11 +56,13 @@ def predicted_by_model(bundle: Bundle, model: LatencyModel, name: str, dtype: st
     Args:
         model: of this or another bundle, see `LatencyModel.for_model`.
         name: what the model is called in `predicted`.
-        dtype: precision of the weights, for their size.
+        dtype: precision of the weights, for their size: one of the bundle's.
 
     Raises:
         InputError: the model does not fit the bundle's candidate widths.
+        BundleError: the bundle does not hold the precision.
     """
+    bundle.weights(dtype)
     a = bundle.architecture
     fitted = model.for_model(bundle.candidates, a.num_layers)
     times = {b.name: [_exactly(model.tokens, fitted.predict(b, bundle.candidates))] for b in bundle.budgets}
@@ -67,18 +70,24 @@ def predicted_by_model(bundle: Bundle, model: LatencyModel, name: str, dtype: st
     about = device if isinstance(device, dict) else {"id": str(device)}
     source = f"latency model {name} of device {about.get('id')}, {made}, at {model.tokens} tokens"
     decode, first = (times, {}) if model.phase == "decode" else ({}, times)
-    return _table(bundle, {"id": "unknown", **about}, "any", dtype, decode, first, source)
+    sizes = {b.name: (weight_bytes(bundle, dtype, b), cache_bytes(bundle, dtype, b, 1)) for b in bundle.budgets}
+    return _table(bundle, {"id": "unknown", **about}, "any", dtype, decode, first, sizes, source)
 
 
 def _table(
-    bundle: Bundle, device: dict[str, Any], target: str, dtype: str, decode: Times, first_token: Times, source: str
+    bundle: Bundle,
+    device: dict[str, Any],
+    target: str,
+    dtype: str,
+    decode: Times,
+    first_token: Times,
+    sizes: Mapping[str, tuple[int, int]],
+    source: str,
 ) -> LatencyTable:
-    if dtype not in WEIGHT_BYTES:
-        raise InputError(f"dtype {dtype!r} is none of {', '.join(WEIGHT_BYTES)}.")
     costs = {}
     for budget in bundle.budgets:
         times = tuple(decode.get(budget.name, ())), tuple(first_token.get(budget.name, ()))
-        costs[budget.name] = BudgetCost(budget.parameters(bundle.architecture), *times, *_bytes(bundle, budget, dtype))
+        costs[budget.name] = BudgetCost(budget.parameters(bundle.architecture), *times, *sizes[budget.name])
     return LatencyTable(device, target, "any", dtype, "", costs, predicted=source)
 
 
@@ -86,8 +95,9 @@ def _exactly(tokens: int, ms: float) -> Timing:
     return Timing(tokens, 0, ms, ms, ms, ms)
 
 
-def _bytes(bundle: Bundle, budget: Budget, dtype: str) -> tuple[int, int]:
-    """Of the weights that the budget reads, and of its KV cache per slot."""
+def _sizes(bundle: Bundle, budget: Budget, dtype: str) -> tuple[int, int]:
+    """Bytes of the weights that a budget reads, in a precision that the bundle need not hold, and of its KV cache per
+    slot: without scales, as the analytic latency has it."""
     a = bundle.architecture
     weights = sum(math.prod(spec.active(a, budget.layers)) for spec in tensor_specs(a))
     cached = sum(math.prod(shape) for shape in cache_shapes(a, budget, 1, 1).values())

@@ -66,20 +66,22 @@ def content(directory: Path) -> dict[str, str]:
     return {str(p.relative_to(directory)): sha256(p) for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "pretrain" else []) for name in VERBS]
+)
 def test_a_destination_that_appeared_meanwhile_is_not_touched_and_the_run_is_kept(
-    verb: Verb,
+    name: str,
     tiny_model_dir: Path,
     tiny_checkpoint: Path,
     tiny_text: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out, expected = tmp_path / "out", tmp_path / "expected"
+    verb, out, expected = VERBS[name], tmp_path / "out", tmp_path / "expected"
     arguments = (tiny_model_dir, tiny_checkpoint, tiny_text)
     verb.run(*arguments, expected)
-    module, name = f"flextron_export.training.{verb.last}".rsplit(".", 1)
-    compute = getattr(sys.modules[module], name)
+    module, function = f"flextron_export.training.{verb.last}".rsplit(".", 1)
+    compute = getattr(sys.modules[module], function)
 
     def appear(*given: Any, **options: Any) -> Any:
         value = compute(*given, **options)
@@ -88,7 +90,7 @@ def test_a_destination_that_appeared_meanwhile_is_not_touched_and_the_run_is_kep
         return value
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"{module}.{name}", appear)
+        patch.setattr(f"{module}.{function}", appear)
         with pytest.raises(InputError, match=r"exists(.|\n)*the run is kept: .*--resume --work .*out\.work"):
             verb.run(*arguments, out)
     assert [p.name for p in out.iterdir()] == ["theirs.txt"]

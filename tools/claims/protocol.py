@@ -214,7 +214,8 @@ class Protocol:
             self.elastic(seed, share, "unsorted"),
             weighted,
             self.scratch(seed, "p75", self.tokens),  # a Llama cannot have the five heads of p62
-            *(self.around(seed, share, way) for way in ("uniform", "search", "static")),
+            # Of the search's networks most are the router's.
+            *(self.around(seed, share, way) for way in ("uniform", "static")),
             *(self.choosing(seed, way) for way in ("uniform", "search", "static", "joint")),
         ]
 

@@ -177,9 +177,9 @@ def plan(
         notes.append(f"All times are predictions, not measurements: {table.predicted}.")
     if table.caution and device is not None:  # of this device, `Measurements` has said it
         notes.append(table.caution)
-    if described is not None and (over := [r.budget.name for r in rows if r.memory_bytes > described.memory_bytes]):
-        size = f"{described.memory_bytes / 1e9:.1f} GB"
-        notes.append(f"Too large for the {size} of {described.name}: {', '.join(over)}.")
+    if described is not None and (over := [r.budget.name for r in rows if r.memory_bytes > described.usable_bytes]):
+        size = f"{described.usable_bytes / 1e9:.1f} GB that are left on {described.name}"
+        notes.append(f"Too large for the {size}: {', '.join(over)}.")
     return Plan(table, context, prompt_length, rows, selection, verdict, tuple(notes))
 
 

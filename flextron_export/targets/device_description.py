@@ -63,6 +63,17 @@ class DeviceDescription:
     jetpack: Mapping[str, str]
     sources: Mapping[str, str]
 
+    @property
+    def usable_bytes(self) -> int:
+        """What is left for us of its memory; an assumption.
+
+        Of unified memory, firmware keeps about 5 % (7772 of 8192 MB are visible on an Orin with 8 GB) and a system
+        without a desktop about 1 GB; of a card's own memory, driver and display keep about 0.5 GB.
+        """
+        if self.unified_memory:
+            return int(self.memory_bytes * 0.95) - 1_000_000_000
+        return self.memory_bytes - 500_000_000
+
     def faults(self) -> list[str]:
         """Everything that is wrong with it, in words."""
         found = [] if self.kind in KINDS else [f"kind is {self.kind!r}, it must be one of {', '.join(KINDS)}"]

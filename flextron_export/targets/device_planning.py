@@ -60,7 +60,7 @@ def plan_device(
     on_device = not get_target(chosen_target).AHEAD_OF_TIME
     releases = _releases(bundle, found, chosen_target, tensorrt)
     batch = max(max_batch, *(least_batch(chosen_target, r.version, found.sm) for r in releases))
-    usable, host = usable_bytes(found), None if on_device else _available()
+    usable, host = found.usable_bytes, None if on_device else _available()
 
     tried, fitting = [], None
     for choice in _choices(bundle, found, chosen_target, layout, dtype, capacity, batch, max_length, on_device):
@@ -91,17 +91,6 @@ def plan_device(
         alternatives,
         command,
     )
-
-
-def usable_bytes(device: DeviceDescription) -> int:
-    """What is left for us of a device's memory.
-
-    Of unified memory, firmware keeps about 5 % (7772 of 8192 MB are visible on an Orin with 8 GB) and a system without
-    a desktop about 1 GB; of a card's own memory, driver and display keep about 0.5 GB.
-    """
-    if device.unified_memory:
-        return int(device.memory_bytes * 0.95) - 1_000_000_000
-    return device.memory_bytes - 500_000_000
 
 
 def _target(device: DeviceDescription, target: str | None) -> str:
@@ -229,9 +218,9 @@ def _alternatives(
                 yield f"export with --budgets {names} and use --layout per-budget"
                 break
     smallest = least.estimate.running.total if least.estimate else 0
-    larger = [d for d in map(device_description, device_ids()) if usable_bytes(d) >= smallest and d.kind == device.kind]
+    larger = [d for d in map(device_description, device_ids()) if d.usable_bytes >= smallest and d.kind == device.kind]
     if larger:
-        yield f"--target-device {min(larger, key=usable_bytes).id}, which has the memory"
+        yield f"--target-device {min(larger, key=lambda d: d.usable_bytes).id}, which has the memory"
 
 
 def _available() -> int | None:

@@ -22,7 +22,7 @@ from flextron_export.targets._tensorrt.memory import estimate
 from flextron_export.targets._tensorrt.profiles import Limits, plan_specs
 from flextron_export.targets.build import build
 from flextron_export.targets.device_description import device_description
-from flextron_export.targets.device_planning import plan_device, usable_bytes
+from flextron_export.targets.device_planning import plan_device
 from flextron_export.training.analytic_latency import shape_architecture
 
 
@@ -193,7 +193,7 @@ class TestEstimate:
 
     def test_usable_memory_is_less_than_the_device_has(self):
         nano, card = device_description("jetson-orin-nano"), device_description("rtx-4090")
-        assert 6.5e9 < usable_bytes(nano) < 7.5e9 and usable_bytes(card) < card.memory_bytes
+        assert 6.5e9 < nano.usable_bytes < 7.5e9 and card.usable_bytes < card.memory_bytes
 
 
 def test_separate_engines_are_one_per_budget_and_capacity(shipped):

@@ -73,7 +73,7 @@ def test_a_budget_that_does_not_fit_the_devices_memory_is_named(bundle, tmp_path
     from flextron_export.targets.device_description import _shipped
 
     text = _shipped().joinpath("rtx-4090.toml").read_text(encoding="utf-8")
-    (tmp_path / "small.toml").write_text(text.replace("memory_bytes = 25769803776", "memory_bytes = 200000"))
+    (tmp_path / "small.toml").write_text(text.replace("memory_bytes = 25769803776", "memory_bytes = 500200000"))
     found = plan(bundle, device=tmp_path / "small.toml")
     over = [row.budget.name for row in found.budgets if row.memory_bytes > 200_000]
     assert 0 < len(over) < 4 and any(f": {', '.join(over)}." in note for note in found.notes)

@@ -45,6 +45,11 @@ def lower_to_plugins(model: onnx.ModelProto, architecture: Architecture, *, bodi
     lowered.CopyFrom(model)
     _Lowering(lowered.graph, architecture).run()
     _remove_unused(lowered.graph)
+    if any(a.name == "block_size" for n in _nodes(lowered.graph) for a in n.attribute):
+        raise TargetError(
+            f"The weights are quantised in groups, which opset {OPSET} does not have.",
+            fix="use TensorRT 10.15 or newer (JetPack 7.2), or --dtype fp16",
+        )
     if left := sorted({n.op_type for n in _nodes(lowered.graph) if n.op_type in NEWER}):
         raise TargetError(
             f"The graph has {', '.join(left)} where no plugin takes its place.",

@@ -13,15 +13,16 @@ from pathlib import Path
 from ..bundle.engines import build_command
 from ..bundle.manifest import Bundle
 from ..errors import FlextronError, InputError, TargetError
+from ..graph.contract import BITS
 from . import TARGETS, get_target
 from ._tensorrt.memory import estimate
 from ._tensorrt.profiles import Limits
-from ._tensorrt.versions import FIRST, HEAD_SIZES, KNOWN_SM, PLUGIN, least_batch, lowering_of, version_numbers
+from ._tensorrt.versions import FIRST, HEAD_SIZES, KNOWN_SM, NATIVE, PLUGIN, least_batch, lowering_of, version_numbers
 from .device_description import DeviceDescription, device_description, device_ids
 from .device_plan import Choice, DevicePlan, Release
 
-DTYPES = ("fp16", "bf16", "fp8-fp16", "int8-fp16", "int4-fp16", "int8", "int4", "fp32")
-"""Precisions in the order in which they are tried: the first that fits is taken."""
+PREFERRED_DTYPES = ("fp16", "int8-fp16", "fp8-fp16", "int4-fp16")
+"""Precisions in the order in which they are tried, before any others: the first that fits is taken."""
 
 PREFERRED_LAYOUTS = ("shared", "per-budget", "panels")
 """Layouts likewise: one copy of the weights for all budgets first, conditionals last."""
@@ -63,7 +64,9 @@ def plan_device(
     usable, host = found.usable_bytes, None if on_device else _available()
 
     tried, fitting = [], None
-    for choice in _choices(bundle, found, chosen_target, layout, dtype, capacity, batch, max_length, on_device):
+    for choice in _choices(
+        bundle, found, chosen_target, releases, layout, dtype, capacity, batch, max_length, on_device
+    ):
         problem = choice.against or _too_much(choice, usable, host, on_device)
         if not problem:
             fitting = choice
@@ -149,6 +152,7 @@ def _choices(
     bundle: Bundle,
     device: DeviceDescription,
     target: str,
+    releases: Sequence[Release],
     layout: str | None,
     dtype: str | None,
     capacity: int | Sequence[int] | None,
@@ -157,13 +161,17 @@ def _choices(
     on_device: bool,
 ) -> Iterator[Choice]:
     """What could be built, in order of preference; a choice that the target or the device refuses says so."""
-    for precision in (dtype,) if dtype else [d for d in DTYPES if d in bundle.dtypes]:
+    known = [d for d in dict.fromkeys((*PREFERRED_DTYPES, *bundle.dtypes)) if d in bundle.dtypes]
+    native = any(release.lowering == NATIVE for release in releases)
+    for precision in (dtype,) if dtype else known:
         for name in (layout,) if layout else [n for n in PREFERRED_LAYOUTS if n in bundle.layouts.get(precision, ())]:
             limits = Limits.choose(bundle, name, capacity, max_batch, max_length)
             try:
                 get_target(target).check(bundle, name, precision)
                 if precision.removesuffix("-fp16") not in device.precisions:
                     raise TargetError(f"{device.name} has no {precision}, only {', '.join(device.precisions)}.")
+                if precision in BITS and not native:
+                    raise TargetError(f"{precision} needs TensorRT 10.15 or newer.")
             except FlextronError as error:
                 yield Choice(name, precision, limits, None, f"is refused: {error.what.rstrip('.')}")
                 continue

@@ -115,6 +115,12 @@ def test_an_unknown_place_is_refused_by_name(grouped: Exported) -> None:
     with pytest.raises(TargetError, match=r"Attention \S+ stands in a place where no plugin can take over"):
         lower_to_plugins(capped, bundle.architecture)
 
+    quantised = graph()
+    blocks = onnx.helper.make_node("DequantizeLinear", ["q", "s"], ["logits"], axis=0, block_size=32)
+    quantised.graph.node.append(blocks)
+    with pytest.raises(TargetError, match="quantised in groups, which opset 20 does not have"):
+        lower_to_plugins(quantised, bundle.architecture)
+
     late = graph()
     first = next(n for n in late.graph.node if n.op_type == "Reshape")
     late.graph.node.append(onnx.helper.make_node("RotaryEmbedding", [first.output[0], "cos", "sin"], ["turned"]))

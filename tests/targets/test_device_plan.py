@@ -169,6 +169,11 @@ class TestRefusal:
         with pytest.raises(TargetError, match=r"(?s)no layout that is planned.*fp32: routed.*--layout shared"):
             plan_device(replace(small, layouts={"fp32": ("routed",)}), "rtx-4090")
 
+    def test_quantised_weights_need_the_native_lowering(self, small):
+        layouts = {"int8-fp16": ("shared", "per-budget")}
+        with pytest.raises(TargetError, match=r"shared int8-fp16 is refused: .* needs TensorRT 10\.15"):
+            plan_device(replace(small, layouts=layouts), "jetson-orin-nano", tensorrt="10.3.0").require()
+
     def test_a_precision_that_the_device_lacks(self, small):
         no_fp16 = replace(device_description("rtx-4090"), precisions=("fp32",))
         with pytest.raises(TargetError, match="shared fp16 is refused: NVIDIA GeForce RTX 4090 has no fp16"):

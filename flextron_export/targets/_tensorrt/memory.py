@@ -70,7 +70,7 @@ def estimate(bundle: Bundle, layout: str, dtype: str, limits: Limits, *, on_devi
     budgets = served(bundle, layout)
     weights = bundle.files[weights_file(dtype)].bytes
     code, constants = [], []  # of every engine
-    for spec in plan_specs(bundle, layout, limits):
+    for spec in plan_specs(bundle, layout, limits, dtype):
         code.append(_code_bytes(bundle, layout, spec))
         if layout == "per-budget":
             constants.append(weight_bytes(bundle, dtype, bundle.budget(spec.budget)))

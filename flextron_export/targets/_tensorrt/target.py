@@ -54,7 +54,7 @@ class TensorRTTarget:
             TargetError: the precision, or a budget's number of heads, has no attention kernel.
             BundleError: the bundle does not hold the graph.
         """
-        if DTYPES[dtype] == "F32":
+        if DTYPES.get(dtype) == "F32":
             wanted = f"{dtype}-fp16" if dtype in BITS else "fp16"
             how = "use" if wanted in bundle.dtypes else "export again with"
             raise TargetError(

@@ -1,19 +1,20 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * CUDA's execution model on the CPU, for tests: one thread per CUDA thread, blocks one after another. Slow, but shared
- * memory, barriers and warp exchanges behave as on the device, and address, undefined-behaviour and thread sanitizers
- * see every access. All threads of a block must leave the kernel at the same point, and warps must be full.
+ * CUDA's execution model on the CPU, for tests: blocks one after another, the threads of a block as
+ * emulation_threads.h says. Shared memory, barriers and warp exchanges behave as on the device, and sanitizers see every
+ * access. All threads of a block must leave the kernel at the same point, and warps must be full.
  */
 #pragma once
 
+#include "emulation_threads.h"
+
 #include <array>
-#include <barrier>
 #include <cstddef>
 #include <cstring>
 #include <deque>
 #include <memory>
-#include <thread>
+#include <new>
 #include <vector>
 
 #define __global__
@@ -21,17 +22,6 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-
-struct dim3
-{
-    unsigned x{1};
-    unsigned y{1};
-    unsigned z{1};
-};
-
-inline thread_local dim3 threadIdx;
-inline thread_local dim3 blockIdx;
-inline thread_local dim3 gridDim;
 
 namespace flextron
 {
@@ -46,7 +36,7 @@ constexpr std::size_t kSlotBytes = 512; // the largest value that a lane can pub
 
 struct Warp
 {
-    std::barrier<> mBarrier{kLanes};
+    Barrier mBarrier{kLanes};
     // Two sets, used in turn: a lane that is late to read one set cannot be overtaken by more than one publication.
     alignas(16) std::array<std::array<std::array<std::byte, kSlotBytes>, kLanes>, 2> mSlots{};
 };
@@ -69,7 +59,7 @@ struct Block
     Block(Block const&) = delete;
     Block& operator=(Block const&) = delete;
 
-    std::barrier<> mBarrier;
+    Barrier mBarrier;
     std::deque<Warp> mWarps;
     std::byte* mShared; // exactly as large as asked for, so that an overrun is seen
     std::size_t mSharedBytes;
@@ -83,49 +73,59 @@ struct Copy
     int mBytes;
 };
 
-inline thread_local Block* tBlock = nullptr;
-inline thread_local int tSet = 0;
-inline thread_local std::deque<std::vector<Copy>> tCopies; // the last group is open
+//! What every thread has of its own.
+struct Thread
+{
+    dim3 mThreadIdx;
+    dim3 mBlockIdx;
+    dim3 mGridDim;
+    Block* mBlock{nullptr};
+    int mSet{0};
+    std::deque<std::vector<Copy>> mCopies; // the last group is open
+};
+
+inline Thread& self()
+{
+    return *static_cast<Thread*>(current());
+}
 
 //! Runs `body` for every thread of every block.
 template <typename Body>
 void run(dim3 grid, int threads, std::size_t sharedBytes, Body const& body)
 {
     Block block(threads, sharedBytes);
-    auto const thread = [&](int index)
-    {
-        tBlock = &block;
-        threadIdx = {static_cast<unsigned>(index), 0, 0};
-        gridDim = grid;
-        for (unsigned z = 0; z < grid.z; ++z)
+    std::vector<Thread> all(static_cast<std::size_t>(threads));
+    runThreads(threads, [&](int index) -> void* { return &all[static_cast<std::size_t>(index)]; },
+        [&](int index)
         {
-            for (unsigned y = 0; y < grid.y; ++y)
+            Thread& me = self();
+            me.mThreadIdx = {static_cast<unsigned>(index), 0, 0};
+            me.mGridDim = grid;
+            me.mBlock = &block;
+            for (unsigned z = 0; z < grid.z; ++z)
             {
-                for (unsigned x = 0; x < grid.x; ++x)
+                for (unsigned y = 0; y < grid.y; ++y)
                 {
-                    if (index == 0)
+                    for (unsigned x = 0; x < grid.x; ++x)
                     {
-                        std::memset(block.mShared, 0xff, block.mSharedBytes); // NaN: never what the last block left
+                        if (index == 0)
+                        {
+                            std::memset(block.mShared, 0xff, block.mSharedBytes); // NaN: never what the last block left
+                        }
+                        block.mBarrier.wait();
+                        me.mBlockIdx = {x, y, z};
+                        me.mCopies.assign(1, {});
+                        body();
+                        block.mBarrier.wait();
                     }
-                    block.mBarrier.arrive_and_wait();
-                    blockIdx = {x, y, z};
-                    tCopies.assign(1, {});
-                    body();
-                    block.mBarrier.arrive_and_wait();
                 }
             }
-        }
-    };
-    std::vector<std::jthread> pool;
-    for (int index = 0; index < threads; ++index)
-    {
-        pool.emplace_back(thread, index);
-    }
+        });
 }
 
 inline std::byte* sharedMemory()
 {
-    return tBlock->mShared;
+    return self().mBlock->mShared;
 }
 
 //! Shows a value to the other lanes of the warp and waits for theirs.
@@ -133,17 +133,18 @@ template <typename T>
 void publish(T const& value)
 {
     static_assert(sizeof(T) <= kSlotBytes);
-    Warp& warp = tBlock->mWarps[threadIdx.x / kLanes];
-    tSet ^= 1;
-    std::memcpy(warp.mSlots[tSet][threadIdx.x % kLanes].data(), &value, sizeof(T));
-    warp.mBarrier.arrive_and_wait();
+    Warp& warp = self().mBlock->mWarps[self().mThreadIdx.x / kLanes];
+    self().mSet ^= 1;
+    std::memcpy(warp.mSlots[self().mSet][self().mThreadIdx.x % kLanes].data(), &value, sizeof(T));
+    warp.mBarrier.wait();
 }
 
 //! Reads what a lane of the warp published last.
 template <typename T>
 void peek(T& value, int lane)
 {
-    std::memcpy(&value, tBlock->mWarps[threadIdx.x / kLanes].mSlots[tSet][lane].data(), sizeof(T));
+    Warp const& warp = self().mBlock->mWarps[self().mThreadIdx.x / kLanes];
+    std::memcpy(&value, warp.mSlots[self().mSet][lane].data(), sizeof(T));
 }
 
 //! The device may copy at any time from here until it is waited for: who still reads the old content finds NaN, as does
@@ -151,19 +152,19 @@ void peek(T& value, int lane)
 inline void beginCopy(void* to, void const* from, int bytes)
 {
     std::memset(to, 0xff, 16);
-    tCopies.back().push_back({to, from, bytes});
+    self().mCopies.back().push_back({to, from, bytes});
 }
 
 inline void commitCopies()
 {
-    tCopies.emplace_back();
+    self().mCopies.emplace_back();
 }
 
 inline void waitForCopies(std::size_t pending)
 {
-    for (; tCopies.size() - 1 > pending; tCopies.pop_front())
+    for (; self().mCopies.size() - 1 > pending; self().mCopies.pop_front())
     {
-        for (Copy const& copy : tCopies.front())
+        for (Copy const& copy : self().mCopies.front())
         {
             std::memset(copy.mTo, 0, 16);
             std::memcpy(copy.mTo, copy.mFrom, static_cast<std::size_t>(copy.mBytes));
@@ -176,5 +177,9 @@ inline void waitForCopies(std::size_t pending)
 
 inline void __syncthreads()
 {
-    flextron::emulation::tBlock->mBarrier.arrive_and_wait();
+    flextron::emulation::self().mBlock->mBarrier.wait();
 }
+
+#define threadIdx (flextron::emulation::self().mThreadIdx)
+#define blockIdx (flextron::emulation::self().mBlockIdx)
+#define gridDim (flextron::emulation::self().mGridDim)

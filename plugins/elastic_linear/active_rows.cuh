@@ -1,8 +1,8 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * What all kernels of ElasticLinear share: how many rows a token uses and how they are shared out. One call runs, in order
- * on one stream:
+ * What all kernels of ElasticLinear share: how many rows a token uses and how they are shared out. One call runs, in
+ * order on one stream:
  *
  *   rowKernel      (rows.cuh) few tokens, rows are outputs: one warp per row
  *   columnKernel   (columns.cuh) few tokens, rows are inputs: one block per part of the rows and some columns
@@ -10,8 +10,8 @@
  *   combineKernel  joins the parts of a sum over rows, if there is more than one
  *
  * Grids depend on shapes only. How many rows are active is read here, and blocks without work leave at once, so that a
- * launch can be captured and replayed while it changes. The kernels for few tokens are bound by memory: weights go straight
- * from global memory to ordinary cores, several loads in flight per thread, each read once for up to 8 tokens.
+ * launch can be captured and replayed while it changes. The kernels for few tokens are bound by memory: weights go
+ * straight from global memory to ordinary cores, several loads in flight per thread, each read once for up to 8 tokens.
  */
 #pragma once
 
@@ -98,7 +98,7 @@ __device__ __forceinline__ T const* addendOf(Parameters const& p, int token)
                : static_cast<T const*>(p.addend) + static_cast<std::int64_t>(token) * p.addend_token_stride;
 }
 
-//! The scale of a weight.
+//! The scale of a weight of `gate` or `up`.
 template <typename T>
 __device__ __forceinline__ float scaleOf(Parameters const& p, void const* scales, int row, int column)
 {

@@ -67,6 +67,16 @@ __global__ void __launch_bounds__(kColumnWarps* kWarpSize)
     {
         Weights<W, kSpan> weights[kUnroll];
         float x[kUnroll][kTokens];
+        Packed<T> scales[kSpan / kVector] = {}; // a group holds a multiple of 32 rows, so all kUnroll of them
+        if constexpr (isQuantized<W>)
+        {
+#pragma unroll
+            for (int i = 0; i < kSpan / kVector; ++i)
+            {
+                std::int64_t const from = static_cast<std::int64_t>(first / p.group_size) * p.hidden + column;
+                scales[i] = holds ? loadPacked(static_cast<T const*>(p.down_scales) + from + i * kVector) : Packed<T>{};
+            }
+        }
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u)
         {
@@ -74,34 +84,43 @@ __global__ void __launch_bounds__(kColumnWarps* kWarpSize)
             bool const loads = holds && row < rows.mEnd;
             std::int64_t const element = static_cast<std::int64_t>(row) * p.hidden + column;
             weights[u] = loads ? loadWeights<W, kSpan>(p.down, element) : Weights<W, kSpan>{};
-            float scale = 1.0F;
-            if constexpr (isQuantized<W>)
-            {
-                scale = loads ? scaleOf<T>(p, p.down_scales, row, column) : 0.0F;
-            }
 #pragma unroll
             for (int t = 0; t < kTokens; ++t)
             {
                 // Elements beyond d may hold anything, NaN included.
                 std::int64_t const entry = static_cast<std::int64_t>(firstToken + t) * p.rows + row;
-                x[u][t] = row < smaller(active[t], rows.mEnd) ? toFloat(input[entry]) * scale : 0.0F;
+                x[u][t] = row < smaller(active[t], rows.mEnd) ? toFloat(input[entry]) : 0.0F;
             }
         }
 #pragma unroll
-        for (int u = 0; u < kUnroll; ++u)
+        for (int i = 0; i < kSpan; i += kVector)
         {
+            float w[kUnroll][kVector];
 #pragma unroll
-            for (int i = 0; i < kSpan; i += kVector)
+            for (int u = 0; u < kUnroll; ++u)
             {
-                float w[kVector];
-                decode<W>(w, weights[u].mWords + i * kBits<W> / 32);
+                decode<W>(w[u], weights[u].mWords + i * kBits<W> / 32);
+            }
+            float scale[kVector];
+            if constexpr (isQuantized<W>)
+            {
+                toFloat(scale, scales[i / kVector]);
+            }
 #pragma unroll
-                for (int t = 0; t < kTokens; ++t)
+            for (int t = 0; t < kTokens; ++t)
+            {
+#pragma unroll
+                for (int j = 0; j < kVector; ++j)
                 {
+                    float part = 0.0F;
 #pragma unroll
-                    for (int j = 0; j < kVector; ++j)
+                    for (int u = 0; u < kUnroll; ++u)
                     {
-                        sum[t][i + j] += x[u][t] * w[j];
+                        (isQuantized<W> ? part : sum[t][i + j]) += x[u][t] * w[u][j];
+                    }
+                    if constexpr (isQuantized<W>)
+                    {
+                        sum[t][i + j] += part * scale[j];
                     }
                 }
             }

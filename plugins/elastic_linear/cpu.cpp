@@ -1,8 +1,8 @@
 /*
  * SPDX-License-Identifier: Apache-2.0
  *
- * ElasticLinear on the CPU. A task takes up to four tokens and some rows, or some columns of all active rows; rows beyond
- * the widest of its tokens are not read.
+ * ElasticLinear on the CPU. A task takes up to four tokens and some rows, or some columns of all active rows; rows
+ * beyond the widest of its tokens are not read.
  */
 #include "cpu.h"
 
@@ -29,6 +29,7 @@ struct Matrix
     void const* mValues;
     void const* mScales;
     void const* mBias;
+    bool mDown; //!< rows share the scales of a column
 };
 
 //! Up to four tokens.
@@ -71,7 +72,9 @@ float const* weights(Parameters const& p, Matrix const& matrix, int row, int col
         return asFloat(static_cast<T const*>(matrix.mValues) + element, scratch, count);
     }
     auto const* const bytes = static_cast<std::uint8_t const*>(matrix.mValues);
-    auto const* const scales = static_cast<T const*>(matrix.mScales) + element / p.group_size;
+    auto const* const scales = static_cast<T const*>(matrix.mScales)
+                               + (matrix.mDown ? static_cast<std::int64_t>(row / p.group_size) * p.hidden + column
+                                               : element / p.group_size);
     int const offset = column % p.group_size;
     for (int i = 0; i < count; i += kVector)
     {
@@ -86,10 +89,10 @@ float const* weights(Parameters const& p, Matrix const& matrix, int row, int col
             elastic_linear::decode<elastic_linear::Int4>(
                 values, reinterpret_cast<std::uint32_t const*>(bytes + (element + i) / 2));
         }
-        float const scale = toFloat(scales[(offset + i) / p.group_size]);
+        float const shared = matrix.mDown ? 0.0F : toFloat(scales[(offset + i) / p.group_size]);
         for (int j = 0; j < kVector; ++j)
         {
-            scratch[i + j] = values[j] * scale;
+            scratch[i + j] = values[j] * (matrix.mDown ? toFloat(scales[i + j]) : shared);
         }
     }
     return scratch;
@@ -139,8 +142,8 @@ template <typename T>
 void outputs(Parameters const& p, float const* input, T* result, Parallel const& parallel)
 {
     bool const gated = p.operation == FLEXTRON_ELASTIC_FEED_FORWARD;
-    Matrix const up{p.up, p.up_scales, p.up_bias};
-    Matrix const gate{p.gate, p.gate_scales, p.gate_bias};
+    Matrix const up{p.up, p.up_scales, p.up_bias, false};
+    Matrix const gate{p.gate, p.gate_scales, p.gate_bias, false};
     int const step = std::max(1, kTaskProducts / p.hidden);
     auto const chunks = static_cast<std::size_t>((p.rows + step - 1) / step);
     parallel(tiles(p) * chunks,
@@ -179,7 +182,7 @@ void outputs(Parameters const& p, float const* input, T* result, Parallel const&
 template <typename T>
 void inputs(Parameters const& p, T const* input, Parallel const& parallel)
 {
-    Matrix const down{p.down, p.down_scales, nullptr};
+    Matrix const down{p.down, p.down_scales, nullptr, true};
     auto const chunks = static_cast<std::size_t>((p.hidden + kColumns - 1) / kColumns);
     parallel(tiles(p) * chunks,
         [&](std::size_t task)

@@ -49,7 +49,7 @@ extern "C"
         int32_t operation;   /* FlextronElasticOperation */
         int32_t data_type;   /* FlextronDataType of every tensor without a type below */
         int32_t weight_type; /* FlextronWeightType of gate, up and down */
-        int32_t group_size;  /* elements of a row that share a scale; 0 for weights of the data type */
+        int32_t group_size;  /* inputs whose weights share a scale; 0 for weights of the data type */
         int32_t batch;
         int32_t length;     /* tokens per sequence in this call */
         int32_t hidden;     /* elements of a weight row, a multiple of 32 */
@@ -72,7 +72,7 @@ extern "C"
         void const* down;
         void const* gate_scales; /* [rows, hidden / group_size]; null for weights of the data type */
         void const* up_scales;
-        void const* down_scales;
+        void const* down_scales; /* [rows / group_size, hidden] */
         void const* gate_bias; /* [rows], or null */
         void const* up_bias;
 

@@ -144,15 +144,20 @@ struct Node
         }
         if (mBits != 0)
         {
-            int64_t const groups = in[kScales].size[1];
+            // Of the first matrix follows how many inputs share a scale.
+            int64_t const inputs = rowsAreInputs() ? rows : hidden;
+            int64_t const groups = in[kScales].size[rowsAreInputs() ? 0 : 1];
+            int64_t const group = groups > 0 && inputs % groups == 0 ? inputs / groups : 0;
             for (int32_t i = 0; i < kWeights; ++i)
             {
-                if (!in[kScales + i].is({rows, groups}) || groups < 1 || hidden % groups != 0)
+                Tensor const& each = in[kScales + i];
+                bool const down = rowsAreInputs() || i == 2;
+                if (group == 0 || !(down ? each.is({rows / group, hidden}) : each.is({rows, hidden / group})))
                 {
-                    return "scales must be [rows, hidden / group], the same for all";
+                    return "scales must be [rows, hidden / group], of down [rows / group, hidden], one group for all";
                 }
             }
-            p.group_size = static_cast<int32_t>(hidden / groups);
+            p.group_size = static_cast<int32_t>(group);
         }
         for (int32_t i = biases(); i < addend(); ++i)
         {

@@ -73,9 +73,12 @@ inline char const* checkSizes(FlextronElasticLinear const& p, FlextronStatus& st
         return "addend_token_stride must be 0 or hidden";
     }
     bool const quantized = p.weight_type == FLEXTRON_WEIGHT_INT8 || p.weight_type == FLEXTRON_WEIGHT_INT4;
-    if (quantized ? p.group_size < 1 || p.hidden % p.group_size != 0 : p.group_size != 0)
+    int const inputs = p.operation == FLEXTRON_ELASTIC_INPUTS ? p.rows : p.hidden;
+    bool const both = p.operation == FLEXTRON_ELASTIC_FEED_FORWARD;
+    if (quantized ? p.group_size < 1 || inputs % p.group_size != 0 || (both && p.rows % p.group_size != 0)
+                  : p.group_size != 0)
     {
-        return "group_size must divide hidden, or be 0 for weights of the data type";
+        return "group_size must divide the inputs of each matrix, or be 0 for weights of the data type";
     }
     status = FLEXTRON_UNSUPPORTED;
     if (p.data_type != FLEXTRON_FLOAT32 && p.data_type != FLEXTRON_FLOAT16 && p.data_type != FLEXTRON_BFLOAT16)

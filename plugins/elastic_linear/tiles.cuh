@@ -45,8 +45,9 @@ struct Tile
     static constexpr int kSharedBytes = kStages * (kLeft + kRight) * 2 + kTokens * static_cast<int>(sizeof(int));
 };
 
-//! Eight weights into shared memory, zeros unless `valid`. They arrive with the group of copies at the latest.
-template <typename T, typename W>
+//! Eight weights into shared memory, zeros unless `valid`. They arrive with the group of copies at the latest. With
+//! kDown, rows share the scales of a column.
+template <typename T, typename W, bool kDown>
 __device__ __forceinline__ void copyWeights(
     Parameters const& p, T* to, void const* matrix, void const* scales, int row, int column, bool valid)
 {
@@ -58,11 +59,20 @@ __device__ __forceinline__ void copyWeights(
         {
             auto const weights = loadWeights<W, kVector>(matrix, element);
             decode<W>(values, weights.mWords);
-            float const scale = scaleOf<T>(p, scales, row, column);
-#pragma unroll
-            for (float& value : values)
+            float scale[kVector];
+            if constexpr (kDown)
             {
-                value *= scale;
+                std::int64_t const from = static_cast<std::int64_t>(row / p.group_size) * p.hidden + column;
+                toFloat(scale, loadPacked(static_cast<T const*>(scales) + from));
+            }
+            else
+            {
+                scale[0] = scaleOf<T>(p, scales, row, column);
+            }
+#pragma unroll
+            for (int i = 0; i < kVector; ++i)
+            {
+                values[i] *= scale[kDown ? i : 0];
             }
         }
         storePacked(to, fromFloat<T>(values));
@@ -132,7 +142,7 @@ __global__ void __launch_bounds__(kTileThreads)
             {
                 int const row = i / kAcross;
                 int const column = i % kAcross * kVector;
-                copyWeights<T, W>(p, to + row * Sizes::kRightStride + column, p.down, p.down_scales, first + row,
+                copyWeights<T, W, true>(p, to + row * Sizes::kRightStride + column, p.down, p.down_scales, first + row,
                     firstColumn + column, first + row < depth.mEnd && firstColumn + column < p.hidden);
             }
         }
@@ -144,7 +154,7 @@ __global__ void __launch_bounds__(kTileThreads)
                 int const k = i % kVectors * kVector;
                 bool const gate = kKind == Kind::kGated && column % 32 < 16;
                 int const row = firstColumn + (kKind == Kind::kGated ? column / 32 * 16 + column % 16 : column);
-                copyWeights<T, W>(p, to + column * Sizes::kRightStride + k, gate ? p.gate : p.up,
+                copyWeights<T, W, false>(p, to + column * Sizes::kRightStride + k, gate ? p.gate : p.up,
                     gate ? p.gate_scales : p.up_scales, row, first + k, row < p.rows);
             }
         }

@@ -57,32 +57,32 @@ CASES = (
     Case("decode, wide", hidden=544, rows=8, active=[5], bias=True, addend="all"),
     Case("decode, d per sequence", batch=3, active=[48, 0, 20], addend="token"),
     Case("short chunk, d per token", batch=2, length=5, rows=136, active=[[0, 136, 8, 1, 90], [33, 2, 0, 64, 3]]),
-    Case("decode, int8", bits=8, group=32, active=[29], bias=True),
-    Case("decode, int8, wide", bits=8, group=64, hidden=576, rows=8, active=[8], addend="token"),
-    Case("decode, int4", bits=4, group=32, active=[29], addend="all"),
-    Case("decode, int4, wide", bits=4, group=64, hidden=1088, rows=8, active=[7]),
-    Case("short chunk, int4", batch=2, length=3, bits=4, group=32, rows=136, active=[[9, 136, 0], [2, 80, 44]]),
+    Case("decode, int8", bits=8, group=32, active=[29], bias=True, rows=64),
+    Case("decode, int8, wide", bits=8, group=64, hidden=576, rows=64, active=[8], addend="token"),
+    Case("decode, int4", bits=4, group=32, active=[29], addend="all", rows=64),
+    Case("decode, int4, wide", bits=4, group=64, hidden=1088, rows=64, active=[7]),
+    Case("short chunk, int4", batch=2, length=3, bits=4, group=32, rows=160, active=[[9, 136, 0], [2, 80, 44]]),
     Case("outputs", operation="outputs", active=[17]),
     Case("outputs, bias", operation="outputs", batch=2, active=[48, 3], bias=True),
     Case("outputs, int8", operation="outputs", bits=8, group=64, length=2, active=[40], bias=True),
     Case("outputs, int4", operation="outputs", bits=4, group=32, active=[40]),
     Case("inputs", operation="inputs", active=[17], addend="token"),
     Case("inputs, d per token", operation="inputs", batch=2, length=2, active=[[3, 48], [0, 29]], addend="all"),
-    Case("inputs, int8", operation="inputs", bits=8, group=32, rows=200, active=[150], addend="token"),
-    Case("inputs, int4", operation="inputs", bits=4, group=64, length=3, active=[40]),
+    Case("inputs, int8", operation="inputs", bits=8, group=32, rows=224, active=[150], addend="token"),
+    Case("inputs, int4", operation="inputs", bits=4, group=64, length=3, active=[40], rows=64),
     Case("prefill", length=16, active=[40], addend="token"),
     Case("prefill, no row", length=17, active=[0], addend="all"),
     Case("prefill, d per token", length=18, rows=136, active=MIXED, bias=True, addend="token"),
     Case("prefill, sequences", batch=2, length=20, active=[48, 11], activation="gelu_tanh"),
     Case("prefill, many tokens and columns", length=66, hidden=160, rows=72, active=[69], addend="token"),
     Case("prefill, several large tiles", batch=3, length=50, hidden=32, rows=72, active=[72, 0, 37]),
-    Case("prefill, int8", length=16, bits=8, group=32, active=[39], bias=True),
-    Case("prefill, int4", length=66, bits=4, group=64, active=[39], addend="token"),
+    Case("prefill, int8", length=16, bits=8, group=32, active=[39], bias=True, rows=64),
+    Case("prefill, int4", length=66, bits=4, group=64, active=[39], addend="token", rows=64),
     Case("prefill, outputs", operation="outputs", length=18, rows=136, active=MIXED, bias=True),
     Case("prefill, outputs, int4", operation="outputs", length=16, bits=4, group=32, active=[33]),
     Case("prefill, inputs", operation="inputs", length=18, rows=136, active=MIXED, addend="token"),
     Case("prefill, inputs, sum over several blocks", operation="inputs", length=20, hidden=32, rows=264, active=[250]),
-    Case("prefill, inputs, int8", operation="inputs", length=16, bits=8, group=32, active=[33], addend="all"),
+    Case("prefill, inputs, int8", operation="inputs", length=16, bits=8, group=32, active=[33], addend="all", rows=64),
 )
 
 
@@ -94,7 +94,10 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
     for name in used:
         found[name] = (case.rows, case.hidden // 2 if case.bits == 4 else case.hidden)
         if case.bits:
-            found[f"{name}_scales"] = (case.rows, case.hidden // case.group)
+            down = name == "down"  # groups of rows, else of neighbours in a row
+            found[f"{name}_scales"] = (
+                (case.rows // case.group, case.hidden) if down else (case.rows, case.hidden // case.group)
+            )
         if case.bias and name != "down":
             found[f"{name}_bias"] = (case.rows,)
     if case.addend:
@@ -109,7 +112,7 @@ def draw(case: Case, source: np.random.Generator) -> dict[str, np.ndarray]:
     for name, shape in shapes(case).items():
         low, high = (1, LEVELS) if name.endswith("_scales") else (-LEVELS, LEVELS)
         if name in WEIGHTS and case.bits:
-            low, high = (-127, 127) if case.bits == 8 else (-128, 127)  # every byte is two int4
+            low, high = -128, 127  # every byte is a value, or two of four bits
         if name != "output":
             integers[name] = source.integers(low, high + 1, shape).astype(np.int8)
     return integers

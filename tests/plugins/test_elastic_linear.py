@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from flextron_export.elastic.tensors import TensorSpec
 from flextron_export.errors import InputError
 from flextron_export.graph.operators.elastic_linear import dequantize
+from flextron_export.graph.schemes import LinearGroups
 from flextron_export.plugins import Plugins
 
 from .elastic_linear_cases import CASES, WEIGHTS, Case, draw, inputs, load, reference
@@ -21,7 +23,7 @@ def torch_output(case: Case, data: dict[str, np.ndarray]) -> np.ndarray:
     """The same with torch's linear layers, one token at a time with the weights cut to its rows, in float64."""
     linear = torch.nn.functional.linear
     weights = {
-        name: torch.from_numpy(dequantize(data[name], data.get(f"{name}_scales"), case.bits))
+        name: torch.from_numpy(dequantize(data[name], data.get(f"{name}_scales"), case.bits, down=name == "down"))
         for name in WEIGHTS if name in data
     }  # fmt: skip
     tensors = {name: torch.from_numpy(x).double() for name, x in data.items() if x.dtype.kind == "f"}
@@ -68,6 +70,26 @@ def test_four_bits_hold_every_integer_from_minus_8_to_7() -> None:
     np.testing.assert_array_equal(values[0, 1::2], -np.arange(-7, 9) / 2)
 
 
+@pytest.mark.parametrize("down", [False, True])
+def test_the_first_groups_of_rows_are_those_of_a_narrower_matrix(down: bool) -> None:
+    draw = np.random.default_rng(0)
+    weight = draw.integers(-128, 128, (96, 64), np.int8)
+    scales = draw.random((3, 64) if down else (96, 2))
+    whole = dequantize(weight, scales, 8, down=down)
+    narrow = dequantize(weight[:64], scales[:2] if down else scales[:64], 8, down=down)
+    np.testing.assert_array_equal(narrow, whole[:64])
+
+
+@pytest.mark.parametrize("name", ["up", "down"])
+def test_the_operators_take_matrices_as_they_lie_in_a_bundle_of_int4_fp16(name: str) -> None:
+    scheme = LinearGroups(bits=4, group_size=32)
+    spec = TensorSpec(f"layers.0.{name}", "", (96, 64), 0, "neurons", transposed=name == "down")
+    weights = np.random.default_rng(0).standard_normal(spec.shape).astype(np.float32)
+    values, scales = scheme.encode(spec, weights).values()
+    taken = dequantize(values, scales, 4, down=name == "down")
+    np.testing.assert_array_equal(taken.astype(np.float32), scheme.decode(spec, values, scales))
+
+
 def test_the_kernels_pass_the_vectors_in_every_type(plugins: Plugins) -> None:
     found = {
         f"{data_type}, {case.name}": problems
@@ -84,9 +106,10 @@ def test_the_kernels_agree_with_the_reference_on_random_shapes(plugins: Plugins,
     bits = int(source.choice([0, 8, 4]))
     batch, length, groups, rows = (int(source.integers(low, high)) for low, high in ((1, 4), (1, 24), (1, 5), (1, 20)))
     operation = ("feed_forward", "outputs", "inputs")[seed % 3]
+    rows *= 64 if bits else 8
     case = Case(
-        f"seed {seed}", operation, batch, length, groups * 64, rows * 8,
-        source.integers(-1, rows * 8 + 3, (batch, length)).tolist(), str(source.choice(["silu", "gelu_tanh"])),
+        f"seed {seed}", operation, batch, length, groups * 64, rows,
+        source.integers(-1, rows + 3, (batch, length)).tolist(), str(source.choice(["silu", "gelu_tanh"])),
         bits, int(source.choice([32, 64])) if bits else 0, bool(source.integers(2)),
         str(source.choice(["", "token", "all"])) if operation != "outputs" else "",
     )  # fmt: skip
@@ -118,7 +141,7 @@ NAMES = ("input", "gate", "up", "down", "output", "active_rows")
         ("operation", 3, "operation"),
         ("multiprocessors", -1, "must not be negative"),
         ("addend_token_stride", 3, "addend_token_stride"),
-        ("group_size", 32, "group_size"),
+        ("group_size", 32, "group_size must divide the inputs"),
         ("data_type", 9, "data_type"),
         ("weight_type", 3, "weight_type"),
         ("activation", 2, "activation"),

@@ -25,13 +25,13 @@ def elastic_linear(
         input: [B, S, hidden], or [B, S, rows] if the rows are inputs; of those only the first d are looked at.
         weight: [rows, hidden]; see `dequantize` for integers.
         active_rows: int32 [B, S], [B] or [1]: d of each token, of each sequence, or of all. Below 0 counts as 0.
-        scales: [rows, hidden / group] of integer weights.
+        scales: of integer weights; see `dequantize`.
         bias: [rows], only where the rows are outputs.
         addend: [B, S, hidden] or [hidden], only where the rows are inputs: a residual or a bias.
         elastic: "outputs" gives [B, S, rows] with zeros beyond d, "inputs" gives [B, S, hidden].
         bits: 8 or 4 for integer weights, else 0.
     """
-    weight = dequantize(weight, scales, bits)
+    weight = dequantize(weight, scales, bits, down=elastic == "inputs")
     active = _mask(active_rows, input.shape[0], input.shape[1], len(weight))
     if elastic == "outputs":
         output = input.astype(np.float64) @ weight.T
@@ -69,19 +69,21 @@ def elastic_feed_forward(
     return elastic_linear(hidden, down, active_rows, down_scales, None, addend, elastic="inputs", bits=bits)
 
 
-def dequantize(weight: np.ndarray, scales: np.ndarray | None, bits: int) -> np.ndarray:
+def dequantize(weight: np.ndarray, scales: np.ndarray | None, bits: int, *, down: bool = False) -> np.ndarray:
     """Weights [rows, hidden] in float64.
 
     Eight bits are int8. Four are int4 in two's complement, two to a byte (uint8, [rows, hidden / 2]), the first in the
-    low half. Neighbours of a row share a scale, so the first rows keep their scales.
+    low half. G inputs of a matrix share a scale: neighbours of a row, scales [rows, hidden / G], or with `down`, where
+    rows are inputs, neighbours of a column, scales [rows / G, hidden]. If G divides a number of rows, so many rows have
+    their scales to themselves.
     """
     if bits == 0 or scales is None:
         return weight.astype(np.float64)
     if bits == 4:
         halves = np.stack([weight & 15, weight >> 4], axis=-1).astype(np.int8)
         weight = np.where(halves > 7, halves - 16, halves).reshape(len(weight), -1)
-    group = weight.shape[1] // scales.shape[1]
-    return weight * np.repeat(scales.astype(np.float64), group, axis=1)
+    axis = 0 if down else 1
+    return weight * np.repeat(scales.astype(np.float64), weight.shape[axis] // scales.shape[axis], axis=axis)
 
 
 def _gelu_tanh(x: np.ndarray) -> np.ndarray:

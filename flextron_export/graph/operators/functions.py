@@ -37,7 +37,7 @@ def elastic_linear(
     """See `plugins/elastic_linear/README.md`; inputs in the order of its TensorRT plugin, as far as asked for."""
     names = ["input", "weight", "active_rows"]
     names += ["scales"] * (bits != 0) + ["bias"] * bias + ["addend"] * addend
-    weight, body = _weights(["weight"], ["scales"], bits)
+    weight, body = _weights(["weight"], ["scales"], bits, "weight" if elastic == "inputs" else "")
     body += _mask(weight[0])
     if elastic == "outputs":
         body += f"""
@@ -62,7 +62,7 @@ def elastic_feed_forward(
     scales = [f"{name}_scales" for name in matrices]
     names = ["input", *matrices, "active_rows", *(scales if bits else [])]
     names += ["gate_bias", "up_bias"] * bias + ["addend"] * addend
-    (gate, up, down), body = _weights(matrices, scales, bits)
+    (gate, up, down), body = _weights(matrices, scales, bits, "down")
     body += _mask(down)
     gelu = 'activated = Gelu<approximate = "tanh">(gated)'
     silu = "sigmoid = Sigmoid(gated) activated = Mul(gated, sigmoid)"
@@ -208,12 +208,14 @@ def _mask(weight: str) -> str:
         zero = CastLike(zero_number, input)"""
 
 
-def _weights(names: list[str], scales: list[str], bits: int) -> tuple[list[str], str]:
-    """Names of the weights as floats, and the nodes that make them from integers."""
+def _weights(names: list[str], scales: list[str], bits: int, down: str) -> tuple[list[str], str]:
+    """Names of the weights as floats, and the nodes that make them from integers; of `down`, rows are the inputs."""
     if not bits:
         return names, ""
     body = """
         keep = Constant<value_ints = [0, -1]>()
+        open = Constant<value_ints = [-1]>()
+        second = Constant<value_ints = [1]>()
         third = Constant<value_ints = [2]>()"""
     if bits == 4:
         body += """
@@ -224,25 +226,35 @@ def _weights(names: list[str], scales: list[str], bits: int) -> tuple[list[str],
         flat = f"{name}_integers"
         if bits == 4:  # two to a byte, the first in the low half; above 7 stands for 16 less
             body += f"""
-                {name}_first = Mod({flat}, sixteen)
-                {name}_rest = Sub({flat}, {name}_first)
-                {name}_high = Div({name}_rest, sixteen)
-                {name}_second = Mod({name}_high, sixteen)
-                {name}_first_columns = Unsqueeze({name}_first, third)
-                {name}_second_columns = Unsqueeze({name}_second, third)
-                {name}_pairs = Concat<axis = 2>({name}_first_columns, {name}_second_columns)
+                {name}_low = Mod({flat}, sixteen)
+                {name}_rest = Sub({flat}, {name}_low)
+                {name}_shifted = Div({name}_rest, sixteen)
+                {name}_high = Mod({name}_shifted, sixteen)
+                {name}_low_columns = Unsqueeze({name}_low, third)
+                {name}_high_columns = Unsqueeze({name}_high, third)
+                {name}_pairs = Concat<axis = 2>({name}_low_columns, {name}_high_columns)
                 {name}_unsigned = Reshape({name}_pairs, keep)
-                {name}_shifted = Add({name}_unsigned, eight)
-                {name}_wrapped = Mod({name}_shifted, sixteen)
+                {name}_raised = Add({name}_unsigned, eight)
+                {name}_wrapped = Mod({name}_raised, sixteen)
                 {name}_signed = Sub({name}_wrapped, eight)"""
             flat = f"{name}_signed"
         body += f"""
             {name}_number = CastLike({flat}, {scale})
+            {name}_scale_columns = Shape<start = 1>({scale})"""
+        if name == down:  # [rows / group, group, hidden]
+            body += f"""
+            {name}_scale_rows = Shape<start = 0, end = 1>({scale})
+            {name}_grouped_shape = Concat<axis = 0>({name}_scale_rows, open, {name}_scale_columns)
+            {name}_shape = Concat<axis = 0>(open, {name}_scale_columns)
+            {name}_each = Unsqueeze({scale}, second)"""
+        else:  # [rows, hidden / group, group]
+            body += f"""
             {name}_scale_shape = Shape({scale})
-            {name}_open = Constant<value_ints = [-1]>()
-            {name}_grouped_shape = Concat<axis = 0>({name}_scale_shape, {name}_open)
+            {name}_grouped_shape = Concat<axis = 0>({name}_scale_shape, open)
+            {name}_shape = Identity(keep)
+            {name}_each = Unsqueeze({scale}, third)"""
+        body += f"""
             {name}_grouped = Reshape({name}_number, {name}_grouped_shape)
-            {name}_scale_columns = Unsqueeze({scale}, third)
-            {name}_scaled = Mul({name}_grouped, {name}_scale_columns)
-            {name}_float = Reshape({name}_scaled, keep)"""
+            {name}_scaled = Mul({name}_grouped, {name}_each)
+            {name}_float = Reshape({name}_scaled, {name}_shape)"""
     return [f"{name}_float" for name in names], body

@@ -211,7 +211,6 @@ class Protocol:
         return [
             self.base(seed),
             elastic,
-            self.elastic(seed, share, "unsorted"),
             weighted,
             self.scratch(seed, "p75", self.tokens),  # a Llama cannot have the five heads of p62
             # Of the search's networks most are the router's.

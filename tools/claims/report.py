@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -42,6 +43,12 @@ class Numbers:
         self.runs = runs
         self.architecture = protocol.shape.architecture(protocol.text.vocabulary)
         self.latencies = {n: protocol.latency(budget_named(n, self.architecture)) for n in (SMALLEST, "full")}
+
+    def of_first_seed(self) -> Numbers:
+        """The same of one seed."""
+        one = copy.copy(self)
+        one.runs = {name: results[:1] for name, results in self.runs.items()}
+        return one
 
     def __contains__(self, name: str) -> bool:
         return name in self.runs
@@ -231,8 +238,9 @@ def dynamic_and_static(numbers: Numbers) -> str:
 
 def further(numbers: Numbers) -> str:
     """Runs of one seed beside the claims."""
-    names = [*numbers.starting("elastic-"), *numbers.starting("weighted-"), *numbers.starting("scratch-")]
-    names += numbers.starting("around-")
+    numbers = numbers.of_first_seed()
+    names = [numbers.starting("elastic-")[-1], *numbers.starting("weighted-"), *numbers.starting("around-")]
+    names += [f"scratch-{budget}-100" for budget in ("p75", SMALLEST) if f"scratch-{budget}-100" in numbers]
     text = "### (g)\n\n" + _losses(numbers, names)
     around = {name.split("-")[1]: name for name in numbers.starting("around-")}
     rows = []

@@ -195,7 +195,7 @@ prompt of ids, stream to standard output; which budget was picked and why, and t
   --prompt TEXT          text to continue
   --prompt-file FILE     file with the text to continue; - for the standard input
   --ids LIST             token ids of the prompt, with commas
-  --latency-target TEXT  20ms (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or several
+  --latency-target TEXT  20ms or 50tok/s (per token), 300ms@128 (first token of a 128-token prompt), 512MB (memory), or several
                          with commas; this device's measurements are made if there are none
   --table FILE           select by these measurements instead
   --calibration MODE     measure the budgets once per device (auto), never, or always (auto)

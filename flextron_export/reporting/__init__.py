@@ -1,1 +1,1 @@
-"""A page about a bundle for people (docs/report.md)."""
+"""A page about a bundle for people (docs/command-line.md)."""

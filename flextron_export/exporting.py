@@ -60,8 +60,9 @@ def export(
         out: the bundle directory to create; it appears whole or not at all.
         layouts: graph layouts, each for every precision that it exists in; by default all that the checkpoint has:
             `routed` needs a dynamic router.
-        dtypes: precisions: `fp32`, or with quantised matrices `int8` or `int4`, for ONNX Runtime on CPU; `fp16`, or
-            `int8-fp16`, `int4-fp16` or `fp8-fp16`, for TensorRT (docs/precisions.md). By default `fp32` and `fp16`.
+        dtypes: precisions: `fp32`, or with quantised matrices `int8` or `int4`, for ONNX Runtime on CPU; `fp16`,
+            `bf16`, `int8-fp16`, `int4-fp16` or `fp8-fp16` for TensorRT; see docs/precisions.md. By default `fp32` and
+            `fp16`.
         budgets: names of the budgets to export; all by default.
         group_size: weights that share a scale in `int8`, `int4` and `int4-fp16`; by default up to 128 in `int8` and up
             to 32 in the others, as the widths allow.

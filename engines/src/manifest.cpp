@@ -293,7 +293,7 @@ std::string weightsFile(std::string const& dtype)
 
 std::int64_t elementSize(std::string const& dtype) noexcept
 {
-    return dtype.ends_with("fp16") ? 2 : 4;
+    return dtype.ends_with("16") ? 2 : 4;
 }
 
 std::string graphFile(std::string const& layout, std::string const& dtype, std::string const& budget)

@@ -18,8 +18,8 @@ constexpr std::array<std::string_view, 2> kFloats{"fp32", "fp16"};
 //! For ONNX Runtime on the CPU.
 constexpr std::array<std::string_view, 2> kQuantized{"int8", "int4"};
 //! For TensorRT; only the one of 4 bits has groups.
-constexpr std::array<std::string_view, 3> kLinear{"int8-fp16", "int4-fp16", "fp8-fp16"};
-constexpr std::string_view kLinearGroups = "int4-fp16";
+constexpr std::array<std::string_view, 4> kTensorRT{"bf16", "int8-fp16", "int4-fp16", "fp8-fp16"};
+constexpr std::string_view kSignedGroups = "int4-fp16";
 constexpr std::array<std::string_view, 2> kQuantizedLayouts{"panels", "per-budget"};
 constexpr std::array<std::int64_t, 5> kGroupSizes{16, 32, 64, 128, 256};
 
@@ -70,12 +70,12 @@ std::vector<std::string> groupFaults(Manifest const& manifest, std::string const
 
 bool isPrecision(std::string_view dtype) noexcept
 {
-    return contains(kFloats, dtype) || isQuantized(dtype) || isLinear(dtype);
+    return contains(kFloats, dtype) || isQuantized(dtype) || isForTensorRT(dtype);
 }
 
-bool isLinear(std::string_view dtype) noexcept
+bool isForTensorRT(std::string_view dtype) noexcept
 {
-    return contains(kLinear, dtype);
+    return contains(kTensorRT, dtype);
 }
 
 bool isQuantized(std::string_view dtype) noexcept
@@ -95,12 +95,12 @@ std::vector<std::string> precisionFaults(Manifest const& manifest)
         for (auto const& layout : layouts)
         {
             bool const constant = isQuantized(dtype) && !contains(kQuantizedLayouts, layout);
-            if (constant || (dtype == kLinearGroups && layout == "shared"))
+            if (constant || (dtype == kSignedGroups && layout == "shared"))
             {
                 faults.push_back("layout " + layout + " is in " + dtype);
             }
         }
-        if (isQuantized(dtype) || dtype == kLinearGroups)
+        if (isQuantized(dtype) || dtype == kSignedGroups)
         {
             auto const wrong = groupFaults(manifest, dtype);
             faults.insert(faults.end(), wrong.begin(), wrong.end());

@@ -18,8 +18,8 @@ struct Manifest;
 //! Whether its matrices are small integers with a scale per group.
 [[nodiscard]] bool isQuantized(std::string_view dtype) noexcept;
 
-//! Whether it is made for TensorRT: quantised matrices, computed with in half precision.
-[[nodiscard]] bool isLinear(std::string_view dtype) noexcept;
+//! Whether it is made for TensorRT alone.
+[[nodiscard]] bool isForTensorRT(std::string_view dtype) noexcept;
 
 //! Everything that is wrong with the precisions of a manifest and their group sizes, in words.
 [[nodiscard]] std::vector<std::string> precisionFaults(Manifest const& manifest);

@@ -268,7 +268,7 @@ Setup Runner::chooseSetup() const
         throw inputError("This library does not run layout routed.", "use another layout, or run it from Python",
             "the bundle's router chooses per token, which only the Python runtime asks of the graph");
     }
-    if (isLinear(setup.dtype))
+    if (isForTensorRT(setup.dtype))
     {
         throw inputError("This library does not run " + setup.dtype + ".",
             "export with --dtype int8, int4 or fp32",

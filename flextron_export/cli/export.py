@@ -24,8 +24,8 @@ from .common import DIRECTORY, json_option, megabytes, names, print_json, track
     "dtypes",
     multiple=True,
     callback=names,
-    help="fp32, int8 or int4 for ONNX Runtime; fp16, int8-fp16, int4-fp16 or fp8-fp16 for TensorRT; may repeat. "
-    "fp32 and fp16 by default.",
+    help="fp32, int8 or int4 for ONNX Runtime; fp16, bf16, int8-fp16, int4-fp16 or fp8-fp16 for TensorRT; may "
+    "repeat. fp32 and fp16 by default.",
 )
 @click.option(
     "--group-size",

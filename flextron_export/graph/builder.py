@@ -16,6 +16,7 @@ from .contract import DTYPES, OPSET
 ELEMENTS = {
     "F32": ir.DataType.FLOAT,
     "F16": ir.DataType.FLOAT16,
+    "BF16": ir.DataType.BFLOAT16,
     "U8": ir.DataType.UINT8,
     "I8": ir.DataType.INT8,
     "F8_E4M3": ir.DataType.FLOAT8E4M3FN,

@@ -32,6 +32,7 @@ ALL_LAYOUTS = (*LAYOUTS, ROUTED)
 DTYPES = {
     "fp32": "F32",
     "fp16": "F16",
+    "bf16": "BF16",
     "int8": "F32",
     "int4": "F32",
     "int8-fp16": "F16",
@@ -70,6 +71,8 @@ def layouts_of(dtype: str) -> tuple[str, ...]:
     Groups of 4 bits must be constants for TensorRT, and all quantised matrices for the fast kernels of ONNX Runtime on
     CPU, which round tokens to 8 bits, after which a router chooses otherwise now and then.
     """
+    if dtype == "bf16":
+        return LAYOUTS
     if dtype in BITS and DTYPES[dtype] == "F32":
         return ("panels", "per-budget")
     return tuple(layout for layout in ALL_LAYOUTS if layout != "shared" or BITS.get(dtype) != 4)

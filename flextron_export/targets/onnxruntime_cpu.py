@@ -25,7 +25,18 @@ ANY_WIDTHS = True
 
 
 def check(bundle: Bundle, layout: str, dtype: str) -> None:
-    """Every layout and precision runs; BundleError if the bundle does not hold the graph."""
+    """Raise for what it does not run.
+
+    Raises:
+        TargetError: the precision has no kernels.
+        BundleError: the bundle does not hold the graph.
+    """
+    if dtype == "bf16":
+        raise TargetError(
+            f"{NAME} does not run {dtype}.",
+            cause="ONNX Runtime multiplies no bfloat16 matrices on processors",
+            fix=f"{'use' if 'fp32' in bundle.dtypes else 'export again with'} --dtype fp32, or --target tensorrt-rtx",
+        )
     bundle.graphs(layout, dtype)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 
-LOST = {"int8": 2e-2, "int4": 0.25, "int8-fp16": 4e-2, "int4-fp16": 0.25, "fp8-fp16": 5e-2}
+LOST = {"bf16": 1e-2, "int8": 2e-2, "int4": 0.25, "int8-fp16": 4e-2, "int4-fp16": 0.25, "fp8-fp16": 5e-2}
 """Largest allowed norm of what rounding took from a matrix, relative to the norm of the matrix."""
 
 
@@ -32,7 +32,7 @@ def torch_references(
 ) -> dict[str, dict[str, Reference]]:
     """What every budget of a bundle must compute: precision -> budget -> reference.
 
-    The reference is the float32 model; where matrices are quantised, with the weights as they are stored.
+    The reference is the float32 model; where matrices are quantised, and in bf16, with the weights as they are stored.
 
     Raises:
         VerificationError: the checkpoint's widths do not mean what they should, or rounding lost too much.
@@ -40,7 +40,7 @@ def torch_references(
     found: dict[str, dict[str, Reference]] = {}
     exact: dict[str, Reference] = {}
     for dtype in bundle.dtypes:
-        if dtype in bundle.quantization:
+        if dtype in bundle.quantization or dtype == "bf16":
             found[dtype] = budget_references(load_as_stored(bundle, dtype, source), source, bundle.all_budgets, track)
         else:
             exact = exact or budget_references(load_model(source.path), source, bundle.all_budgets, track)
@@ -49,7 +49,7 @@ def torch_references(
 
 
 def load_as_stored(bundle: Bundle, dtype: str, source: ElasticCheckpoint) -> Any:
-    """The torch model of a checkpoint, float32, its quantised matrices as a bundle has them in a precision.
+    """The torch model of a checkpoint, computing in float32, with the weights that a bundle has in a precision.
 
     Raises:
         VerificationError: they are not those of the checkpoint, to the rounding.
@@ -57,21 +57,23 @@ def load_as_stored(bundle: Bundle, dtype: str, source: ElasticCheckpoint) -> Any
     import torch
 
     model = load_model(source.path)
-    if (quantization := bundle.quantization.get(dtype)) is None:
+    if dtype not in LOST:
         return model
+    quantization = bundle.quantization.get(dtype)
     weights, parameters = bundle.weights(dtype), dict(model.named_parameters())
     found = []
     for spec in tensor_specs(bundle.architecture):
-        if not quantization.quantizes(spec):
-            continue
-        stored = torch.from_numpy(quantization.decode(spec, weights[spec.name], weights[spec.name + SCALE]))
+        values = weights[spec.name]
+        if quantization and quantization.quantizes(spec):
+            values = quantization.decode(spec, values, weights[spec.name + SCALE])
+        stored = torch.from_numpy(np.asarray(values, np.float32))
         with torch.no_grad():
             exact = spec.take(parameters[spec.source])
             lost = float((stored - exact).norm() / exact.norm().clamp_min(1e-30))
             exact.copy_(stored)
         if not lost <= LOST[dtype]:
             found.append(f"{spec.name} differs by {lost:.0%} (allowed {LOST[dtype]:.0%})")
-    problems(VerificationError, f"the matrices in {dtype} are not those of the checkpoint", found[:4])
+    problems(VerificationError, f"the weights in {dtype} are not those of the checkpoint", found[:4])
     return model
 
 

@@ -26,6 +26,7 @@ from ..progress import Track, silent
 TOLERANCE = {
     "fp32": 1e-4,
     "fp16": 2e-2,
+    "bf16": 5e-2,
     "int8": 5e-2,
     "int4": 5e-2,
     "int8-fp16": 2e-2,
@@ -100,18 +101,22 @@ def verify_bundle(
         VerificationError: one differs.
     """
     from .onnxruntime_cpu import open_session
+    from .widened import runnable
 
     checks: list[Check] = []
     for layout, dtype in track(
         [(layout, dtype) for dtype, names in bundle.layouts.items() for layout in names], "verifying"
     ):
         expected = read_golden(bundle, dtype) if references is None else references[dtype]
-        session = open_session(bundle, layout=layout, dtype=dtype)
-        for budget in bundle.budgets_of(layout):
-            for mode, step in MODES.items():
-                for batch in (1, BATCH):
-                    checks.append(_check(session, expected[budget.name], budget, layout, dtype, mode, step, batch))
-        session.close()
+        with runnable(bundle, dtype) as (computed, arithmetic):
+            session = open_session(computed, layout=layout, dtype=arithmetic)
+            tolerance = TOLERANCE[arithmetic]
+            for budget in bundle.budgets_of(layout):
+                reference = expected[budget.name]
+                for mode, step in MODES.items():
+                    for batch in (1, BATCH):
+                        checks.append(_check(session, reference, tolerance, budget, layout, dtype, mode, step, batch))
+            session.close()
         if layout == ROUTED and source is not None:
             from .verify_choices import choice_checks
 
@@ -135,12 +140,19 @@ def verify_bundle(
 
 
 def _check(
-    session: Any, reference: Reference, budget: Budget, layout: str, dtype: str, mode: str, step: int, batch: int
+    session: Any,
+    reference: Reference,
+    tolerance: float,
+    budget: Budget,
+    layout: str,
+    dtype: str,
+    mode: str,
+    step: int,
+    batch: int,
 ) -> Check:
     # Batch 1 takes the last sequence, so that the three sequences of the batch are not all there is to see.
     chosen = slice(0, batch) if batch > 1 else slice(len(reference.ids) - 1, len(reference.ids))
     ids, expected, margin = reference.ids[chosen], reference.logits[chosen], reference.margin[chosen]
-    tolerance = TOLERANCE[dtype]
     counts = reference.counts(tolerance)[chosen]
     best = np.empty(ids.shape, np.int64)
     difference = 0.0

@@ -17,10 +17,14 @@ from tools.random_checkpoint import write_random_checkpoint
 SHAPE = {"layers": 1, "hidden": 512, "heads": 16, "kv_heads": 4, "ffn": 2048, "vocab": 4096}
 SMALL = {"sm": (89,), "capacity": 64, "max_batch": 2, "max_length": 32}
 CELLS = {
+    "bf16": ("panels", "shared", "per-budget"),
     "int8-fp16": ("panels", "shared", "per-budget"),
     "fp8-fp16": ("panels", "shared", "per-budget"),
     "int4-fp16": ("panels", "per-budget"),
 }
+
+
+QUANTISED = [dtype for dtype in CELLS if dtype != "bf16"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export(source.path, directory / "bundle", dtypes=("fp16", *CELLS), budgets=["full"], verify=False)
 
 
-@pytest.mark.parametrize("dtype", ["int4-fp16", *(pytest.param(d, marks=pytest.mark.slow) for d in CELLS)])
+@pytest.mark.parametrize("dtype", ["int4-fp16", *(pytest.param(d, marks=pytest.mark.slow) for d in QUANTISED)])
 def test_matrices_stay_small_in_an_engine(library, bundle: Bundle, dtype: str) -> None:
     sizes = {}
     for name in ("fp16", dtype):
@@ -59,7 +63,7 @@ def test_every_layout_compiles(library, tmp_path, dtype: str, layout: str) -> No
     source = elastic_model(tmp_path / "checkpoint")
     options = {"layouts": [layout], "dtypes": [dtype], "budgets": ["full", "crossed"], "verify": False}
     record = build(export(source.path, tmp_path / "bundle", **options).path, "tensorrt-rtx", dtype=dtype, **SMALL)
-    assert (record["layout"], record["dtype"], record["compute_capabilities"]) == (layout, dtype, [89])
+    assert (record["layout"], record["dtype"], list(record["compute_capabilities"])) == (layout, dtype, [89])
     assert f"weights.{dtype}.safetensors" in record["source"]
 
 
@@ -67,13 +71,12 @@ def test_every_layout_compiles(library, tmp_path, dtype: str, layout: str) -> No
 @pytest.mark.parametrize("kind", FAMILIES[1:])
 def test_every_family_compiles(library, tmp_path, kind: str) -> None:
     source = elastic_model(tmp_path / "checkpoint", **MODELS[kind])
-    bundle = export(source.path, tmp_path / "bundle", dtypes=tuple(CELLS), budgets=["small"], verify=False)
-    for dtype in CELLS:
-        build(bundle.path, "tensorrt-rtx", layout="per-budget", dtype=dtype, **SMALL)
+    options = {"layouts": ["per-budget"], "dtypes": ["int4-fp16"], "budgets": ["small"], "verify": False}
+    assert build(export(source.path, tmp_path / "bundle", **options).path, "tensorrt-rtx", **SMALL)["plans"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", CELLS)
+@pytest.mark.parametrize("dtype", QUANTISED)
 def test_a_router_compiles(library, tmp_path, dtype: str) -> None:
     source = routed_model(tmp_path / "checkpoint")
     bundle = export(source.path, tmp_path / "bundle", dtypes=(dtype,), layouts=("routed",), verify=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...errors import TargetError
 from .flavour import Flavour
 
-LEAST = {"int4-fp16": 80, "fp8-fp16": 89}
+LEAST = {"bf16": 80, "int4-fp16": 80, "fp8-fp16": 89}
 """precision -> first compute capability. TensorRT-RTX 1.7 says so: "the model contains HW-specific datatypes"."""
 
 

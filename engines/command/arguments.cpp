@@ -86,6 +86,8 @@ FlextronOptions Arguments::filledOptions() const
     filled.latencyTable = orNull(table);
     filled.onnxruntime = orNull(onnxruntime);
     filled.tokenizers = orNull(tokenizers);
+    filled.target = orNull(target);
+    filled.library = orNull(library);
     return filled;
 }
 
@@ -110,6 +112,8 @@ Arguments parseArguments(std::vector<std::string> const& words)
         {"--prompt", [&found](std::string const& value) { found.prompt = value; }},
         {"--prompt-file", into(found.promptFile)},
         {"--latency-target", into(found.latencyTarget)},
+        {"--target", into(found.target)},
+        {"--library", into(found.library)},
         {"--budget", into(found.budget)},
         {"--layout", into(found.layout)},
         {"--dtype", into(found.dtype)},
@@ -209,8 +213,10 @@ prompt of ids, stream to standard output; which budget was picked and why, and t
   --repetition-penalty X above 1, tokens that have occurred become less likely (1)
   --seed N               the same seed, prompt and settings give the same tokens (0)
   --ignore-eos           go on after the model's end-of-text token
-  --layout NAME          panels, shared or per-budget (panels)
-  --dtype NAME           fp32, fp16, int8 or int4 (fp32)
+  --target NAME          onnxruntime-cpu, tensorrt or tensorrt-rtx (onnxruntime-cpu)
+  --layout NAME          panels, shared or per-budget (panels; shared on TensorRT)
+  --dtype NAME           fp32, fp16, int8 or int4 (fp32; fp16 on TensorRT)
+  --library PATH         the TensorRT library ($FLEXTRON_TENSORRT or $FLEXTRON_TENSORRT_RTX, then the system's)
   --threads N            threads (one per core that may be used)
   --chunk N              tokens per prefill call (256)
   --low-memory           leave the weights in the mapped file; slower

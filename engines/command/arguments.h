@@ -22,6 +22,8 @@ struct Arguments
     std::vector<std::int64_t> ids;
     std::optional<std::string> prompt; //!< text
     std::string promptFile; //!< - is the standard input
+    std::string target;
+    std::string library;
     std::string latencyTarget;
     std::string budget;
     std::string layout;

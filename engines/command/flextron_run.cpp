@@ -215,37 +215,19 @@ FlextronStatus promptIds(FlextronRunner* runner, Arguments const& arguments, std
     return status;
 }
 
-int run(Arguments const& arguments)
+//! Generates, and prints the answer with what it took.
+FlextronStatus generate(FlextronRunner* runner, Arguments const& arguments)
 {
-    FlextronRunner* opened = nullptr;
-    auto const openStatus = open(arguments, &opened);
-    std::unique_ptr<FlextronRunner, Close> const runner(opened);
-    if (openStatus != FLEXTRON_OK)
-    {
-        return report(openStatus);
-    }
-    if (auto const status = printNotes(runner.get()); status != FLEXTRON_OK)
-    {
-        return report(status);
-    }
-    if (!arguments.withPrompt)
-    {
-        return 0;
-    }
     std::vector<std::int64_t> ids;
-    if (auto const status = promptIds(runner.get(), arguments, ids); status != FLEXTRON_OK)
-    {
-        return report(status);
-    }
     char const* selection = nullptr;
-    if (auto const status = flextronSelection(runner.get(), &selection); status != FLEXTRON_OK)
-    {
-        return report(status);
-    }
     char const* explanation = nullptr;
-    if (auto const status = flextronExplanation(runner.get(), &explanation); status != FLEXTRON_OK)
+    auto status = promptIds(runner, arguments, ids);
+    status = status == FLEXTRON_OK ? flextronRoute(runner, ids.data(), ids.size()) : status;
+    status = status == FLEXTRON_OK ? flextronSelection(runner, &selection) : status;
+    status = status == FLEXTRON_OK ? flextronExplanation(runner, &explanation) : status;
+    if (status != FLEXTRON_OK)
     {
-        return report(status);
+        return status;
     }
     if (!arguments.json)
     {
@@ -255,13 +237,12 @@ int run(Arguments const& arguments)
     bool const text = arguments.ids.empty();
     FlextronTimings timings{};
     timings.structSize = sizeof(timings);
-    auto const status = text
-        ? flextronGenerateText(
-            runner.get(), ids.data(), ids.size(), &arguments.generation, receiveText, &output, &timings)
-        : flextronGenerate(runner.get(), ids.data(), ids.size(), &arguments.generation, receive, &output, &timings);
+    auto const& settings = arguments.generation;
+    status = text ? flextronGenerateText(runner, ids.data(), ids.size(), &settings, receiveText, &output, &timings)
+                  : flextronGenerate(runner, ids.data(), ids.size(), &settings, receive, &output, &timings);
     if (status != FLEXTRON_OK)
     {
-        return report(status);
+        return status;
     }
     if (arguments.json)
     {
@@ -271,7 +252,20 @@ int run(Arguments const& arguments)
     {
         printSummary(timings);
     }
-    return 0;
+    return FLEXTRON_OK;
+}
+
+int run(Arguments const& arguments)
+{
+    FlextronRunner* opened = nullptr;
+    auto status = open(arguments, &opened);
+    std::unique_ptr<FlextronRunner, Close> const runner(opened);
+    status = status == FLEXTRON_OK ? printNotes(opened) : status;
+    if (status == FLEXTRON_OK && arguments.withPrompt)
+    {
+        status = generate(opened, arguments);
+    }
+    return status == FLEXTRON_OK ? 0 : report(status);
 }
 
 } // namespace

@@ -49,7 +49,18 @@ constexpr std::array kOptionalFlags{Flag{"attention_output_bias", &Architecture:
     Flag{"gated", &Architecture::gated}, Flag{"qk_norm", &Architecture::qkNorm}};
 
 constexpr std::array<std::string_view, 6> kOtherKeys{"family", "norm_eps", "rope", "norm", "activation", "windows"};
-constexpr std::array<std::string_view, 5> kFamilies{"llama", "mistral", "qwen2", "qwen3", "gpt2"};
+
+//! Which of the tensors that not every model has are in the models of a family.
+struct Family
+{
+    std::string_view name;
+    bool gate;
+    bool positions;
+    bool norms; //!< of q and k
+};
+
+constexpr std::array kFamilies{Family{"llama", true, false, false}, Family{"mistral", true, false, false},
+    Family{"qwen2", true, false, false}, Family{"qwen3", true, false, true}, Family{"gpt2", false, true, false}};
 constexpr std::array<std::string_view, 4> kActivations{"silu", "gelu", "gelu_tanh", "relu"};
 
 bool isKey(std::string_view key)
@@ -76,9 +87,24 @@ void checkWindows(Json const& value, std::int64_t layers)
 std::vector<std::string> faults(Architecture const& architecture)
 {
     std::vector<std::string> found;
-    if (std::find(kFamilies.begin(), kFamilies.end(), architecture.family) == kFamilies.end())
+    auto const family = std::find_if(kFamilies.begin(), kFamilies.end(),
+        [&architecture](Family const& known) { return known.name == architecture.family; });
+    if (family == kFamilies.end())
     {
         found.push_back("family '" + architecture.family + "'");
+    }
+    else
+    {
+        auto const need = [&](bool used, bool there, char const* tensor)
+        {
+            if (used && !there)
+            {
+                found.push_back("the family '" + architecture.family + "' has no " + tensor);
+            }
+        };
+        need(architecture.gated, family->gate, "gate");
+        need(architecture.learnedPositions, family->positions, "position_embedding");
+        need(architecture.qkNorm, family->norms, "q_norm");
     }
     for (auto const& size : kSizes)
     {

@@ -154,6 +154,8 @@ flextron::RunnerOptions runnerOptions(FlextronOptions const& given)
     options.latencyTable = text(given.latencyTable);
     options.onnxruntime = text(given.onnxruntime);
     options.tokenizers = text(given.tokenizers);
+    options.target = text(given.target);
+    options.library = text(given.library);
     options.threads = given.threads;
     options.chunk = given.chunk;
     if (given.context != 0)
@@ -275,6 +277,16 @@ FlextronStatus flextronSelect(FlextronRunner* runner, char const* latencyTarget)
             require(runner != nullptr, "The runner");
             require(latencyTarget != nullptr, "The latency target");
             runner->runner.selectFor(latencyTarget);
+        });
+}
+
+FlextronStatus flextronRoute(FlextronRunner* runner, int64_t const* prompt, size_t promptSize)
+{
+    return guarded(
+        [&]
+        {
+            checkPrompt(runner, prompt, promptSize);
+            runner->runner.route({prompt, promptSize});
         });
 }
 

@@ -131,10 +131,11 @@ std::int32_t usableCores()
     return std::max(1, static_cast<std::int32_t>(std::thread::hardware_concurrency()));
 }
 
-Json fingerprint(std::string const& onnxruntimeVersion, std::int32_t threads, bool lowMemory)
+Json fingerprint(Json const& libraries, Json const& accelerator, std::int32_t threads, bool lowMemory)
 {
     Json device{{"cpu", cpuModel()}, {"architecture", machine()}, {"cores", usableCores()},
-        {"memory_gib", memoryGib()}, {"threads", threads}, {"libraries", {{"onnxruntime", onnxruntimeVersion}}}};
+        {"memory_gib", memoryGib()}, {"threads", threads}, {"libraries", libraries}};
+    device.update(accelerator);
     if (auto const quota = cpuQuota())
     {
         device["cpu_quota"] = *quota;
@@ -149,7 +150,7 @@ Json fingerprint(std::string const& onnxruntimeVersion, std::int32_t threads, bo
     }
     constexpr std::size_t kDigits = 8;
     auto const digest = sha256(pythonJson(device)).substr(0, kDigits);
-    device["id"] = slug(device["cpu"].get<std::string>()) + "-" + digest;
+    device["id"] = slug(device[device.contains("gpu") ? "gpu" : "cpu"].get<std::string>()) + "-" + digest;
     return device;
 }
 

@@ -13,8 +13,11 @@ namespace flextron
 //! Cores that this process may use.
 [[nodiscard]] std::int32_t usableCores();
 
-//! Describes the device for ONNX Runtime on the CPU. `id` changes with anything else in it, and fits a file name.
-[[nodiscard]] Json fingerprint(std::string const& onnxruntimeVersion, std::int32_t threads, bool lowMemory);
+//! Describes the device. `id` changes with anything else in it, and fits a file name.
+//! \param libraries name -> version of what decides how fast graphs run.
+//! \param accelerator what a backend says of its own device; its `gpu` names the device, else the processor does.
+[[nodiscard]] Json fingerprint(
+    Json const& libraries, Json const& accelerator, std::int32_t threads, bool lowMemory);
 
 //! JSON text exactly as Python's json.dumps writes it (sorted keys): what is hashed in both languages.
 [[nodiscard]] std::string pythonJson(Json const& value);

@@ -75,14 +75,22 @@ std::string Setup::text() const
     return target + ", " + layout + ", " + dtype;
 }
 
+std::set<std::string> sourceFiles(Bundle const& bundle, Setup const& setup)
+{
+    std::set<std::string> names{weightsFile(setup.dtype)};
+    for (auto const& budget : bundle.manifest().budgets)
+    {
+        names.insert(bundle.graph(setup.layout, setup.dtype, budget));
+    }
+    return names;
+}
+
 std::string contentHash(Bundle const& bundle, Setup const& setup)
 {
     auto const& manifest = bundle.manifest();
-    std::set<std::string> names{weightsFile(setup.dtype)};
     Json widths = Json::array();
     for (auto const& budget : manifest.budgets)
     {
-        names.insert(bundle.graph(setup.layout, setup.dtype, budget));
         Json layers = Json::array();
         for (auto const& width : budget.layers)
         {
@@ -91,7 +99,7 @@ std::string contentHash(Bundle const& bundle, Setup const& setup)
         widths.push_back(Json::array({budget.name, layers}));
     }
     Json files = Json::array();
-    for (auto const& name : names)
+    for (auto const& name : sourceFiles(bundle, setup))
     {
         files.push_back(Json::array({name, manifest.files.at(name).sha256}));
     }

@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 
 namespace flextron
@@ -21,6 +22,9 @@ struct Setup
     //! As in "onnxruntime-cpu, panels, fp32".
     [[nodiscard]] std::string text() const;
 };
+
+//! The files of a bundle that decide what a setup computes: weights and graphs.
+[[nodiscard]] std::set<std::string> sourceFiles(Bundle const& bundle, Setup const& setup);
 
 //! SHA-256 over what latency depends on: weights, graphs, compiled engines, and the budgets' widths.
 [[nodiscard]] std::string contentHash(Bundle const& bundle, Setup const& setup);

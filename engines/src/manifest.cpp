@@ -71,6 +71,37 @@ std::map<std::string, std::int64_t> readGroupSizes(Json const& value)
     return sizes;
 }
 
+//! The prompt router; none if there is no router or one that chooses for every token.
+std::optional<PromptRouterRecord> readPromptRouter(Json const& manifest, Candidates const& candidates)
+{
+    auto const router = manifest.find("router");
+    if (router == manifest.end() || router->is_null() || readString(member(*router, "kind"), "kind") != "prompt")
+    {
+        return std::nullopt;
+    }
+    constexpr std::int64_t kRouterVersion = 1;
+    if (readInteger(member(*router, "version"), "the router's version") > kRouterVersion)
+    {
+        throw bundleError("The router is of a newer version.", "upgrade the library");
+    }
+    PromptRouterRecord record;
+    for (auto const& target : member(*router, "targets"))
+    {
+        record.targets.push_back(readNumber(target, "a target of the router"));
+    }
+    bool const descending = std::is_sorted(record.targets.rbegin(), record.targets.rend());
+    if (record.targets.empty() || !descending || !(record.targets.back() > 0) || !(record.targets.front() <= 1))
+    {
+        throw JsonError("the router's targets are no shares of the latency");
+    }
+    auto const own = Candidates::fromJson(member(*router, "candidates"));
+    if (own.groups != candidates.groups || own.neurons != candidates.neurons)
+    {
+        throw JsonError("the router has other candidates");
+    }
+    return record;
+}
+
 std::vector<std::string> missingFiles(Manifest const& manifest)
 {
     std::vector<std::string> found;
@@ -82,6 +113,10 @@ std::vector<std::string> missingFiles(Manifest const& manifest)
             found.push_back(sentence);
         }
     };
+    if (manifest.promptRouter)
+    {
+        need(kPromptRouterFile);
+    }
     for (auto const& [dtype, layouts] : manifest.layouts)
     {
         need(weightsFile(dtype));
@@ -156,6 +191,7 @@ Manifest Manifest::fromJson(Json const& value)
     {
         manifest.groupSizes = readGroupSizes(*quantization);
     }
+    manifest.promptRouter = readPromptRouter(value, manifest.candidates);
     if (auto const found = faults(manifest); !found.empty())
     {
         throw JsonError("it is not valid: " + join(found, "; "));

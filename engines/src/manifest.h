@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,14 @@ struct FileRecord
     std::string sha256;
 };
 
+//! A router that chooses once per prompt (docs/routers.md), as far as the runtime needs to know it.
+struct PromptRouterRecord
+{
+    std::vector<double> targets; //!< shares of the full latency that it was trained for, descending from 1 or below
+};
+
+constexpr char const* kPromptRouterFile = "router.onnx";
+
 //! What `manifest.json` says, checked against itself.
 struct Manifest
 {
@@ -30,6 +39,7 @@ struct Manifest
     std::map<std::string, std::vector<std::string>> layouts; //!< by dtype
     std::map<std::string, FileRecord> files;
     std::map<std::string, std::int64_t> groupSizes; //!< weights that share a scale, by quantised dtype
+    std::optional<PromptRouterRecord> promptRouter;
 
     //! JsonError or Error says everything that is wrong with it.
     [[nodiscard]] static Manifest fromJson(Json const& value);

@@ -3,6 +3,8 @@
 #include "error.h"
 #include "shared_library.h"
 
+#include <mutex>
+
 namespace flextron
 {
 
@@ -11,6 +13,24 @@ namespace
 
 constexpr char const* kFix = "pip install onnxruntime, or pass the path of libonnxruntime.so.1 (--onnxruntime, "
                                   "or the environment variable FLEXTRON_ONNXRUNTIME)";
+
+//! The C++ interface has one library per process, and threads may be using it.
+void initialise(OrtApi const& api)
+{
+    static std::mutex mutex;
+    static OrtApi const* first = nullptr;
+    std::scoped_lock const lock(mutex);
+    if (first == nullptr)
+    {
+        first = &api;
+        Ort::InitApi(first);
+    }
+    else if (first != &api)
+    {
+        throw Error(FLEXTRON_MISSING_DEPENDENCY, "This process has loaded another ONNX Runtime already.", {},
+            "give all runners the same library");
+    }
+}
 
 //! Loads the library for this process and returns its version.
 std::string load(std::string const& path)
@@ -29,7 +49,7 @@ std::string load(std::string const& path)
                 + " or newer is needed.",
             {}, kFix);
     }
-    Ort::InitApi(api);
+    initialise(*api);
     return version;
 }
 

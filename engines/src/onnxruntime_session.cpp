@@ -11,6 +11,33 @@
 namespace flextron
 {
 
+Ort::Session loadGraph(
+    OnnxRuntimeLibrary& library, Bundle const& bundle, std::string const& graph, std::int32_t threads, bool lowMemory)
+{
+    try
+    {
+        Ort::SessionOptions options;
+        options.SetIntraOpNumThreads(threads);
+        options.SetInterOpNumThreads(1);
+        options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
+        // Graphs lie in graphs/, the weights they refer to beside the manifest.
+        auto const folder = std::filesystem::canonical(bundle.path());
+        options.AddConfigEntry("session.model_external_initializers_file_folder_path", folder.c_str());
+        if (lowMemory)
+        {
+            options.AddConfigEntry("session.disable_prepacking", "1");
+        }
+        return {library.environment(), (bundle.path() / graph).c_str(), options};
+    }
+    catch (Ort::Exception const& error)
+    {
+        throw Error(FLEXTRON_TARGET_ERROR,
+            "ONNX Runtime " + library.version() + " refuses " + graph + ": " + error.what(),
+            "the graph or the weights it refers to are damaged, or this release lacks operators",
+            "flextron-export verify " + bundle.path().string() + ", or use onnxruntime 1.30 or newer");
+    }
+}
+
 OnnxRuntimeSession::OnnxRuntimeSession(
     std::shared_ptr<OnnxRuntimeLibrary> library, Bundle const& bundle, OnnxRuntimeSettings settings)
     : mLibrary(std::move(library))
@@ -56,35 +83,14 @@ Ort::Session& OnnxRuntimeSession::session(Budget const& budget)
     {
         return found->second;
     }
-    try
+    auto const before = privateMemory();
+    auto session = loadGraph(*mLibrary, mBundle, graph, mSettings.threads, mSettings.lowMemory);
+    if (!mSettings.lowMemory)
     {
-        Ort::SessionOptions options;
-        options.SetIntraOpNumThreads(mSettings.threads);
-        options.SetInterOpNumThreads(1);
-        options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
-        // Graphs lie in graphs/, the weights they refer to beside the manifest.
-        auto const folder = std::filesystem::canonical(mBundle.path());
-        options.AddConfigEntry("session.model_external_initializers_file_folder_path", folder.c_str());
-        if (mSettings.lowMemory)
-        {
-            options.AddConfigEntry("session.disable_prepacking", "1");
-        }
-        auto const before = privateMemory();
-        Ort::Session session(mLibrary->environment(), (mBundle.path() / graph).c_str(), options);
-        if (!mSettings.lowMemory)
-        {
-            dropMappedPages(mBundle.path() / weightsFile(mSettings.dtype));
-        }
-        mMemory += std::max<std::int64_t>(privateMemory() - before, 0);
-        return mSessions.emplace(graph, std::move(session)).first->second;
+        dropMappedPages(mBundle.path() / weightsFile(mSettings.dtype));
     }
-    catch (Ort::Exception const& error)
-    {
-        throw Error(FLEXTRON_TARGET_ERROR,
-            "ONNX Runtime " + mLibrary->version() + " refuses " + graph + ": " + error.what(),
-            "the graph or " + weightsFile(mSettings.dtype) + " is damaged, or this release lacks operators",
-            "flextron-export verify " + mBundle.path().string() + ", or use onnxruntime 1.30 or newer");
-    }
+    mMemory += std::max<std::int64_t>(privateMemory() - before, 0);
+    return mSessions.emplace(graph, std::move(session)).first->second;
 }
 
 OnnxRuntimeSession::BudgetInputs const& OnnxRuntimeSession::inputs(Budget const& budget)

@@ -25,6 +25,10 @@ struct OnnxRuntimeSettings
     bool lowMemory{}; //!< leave constant weights in the mapped file instead of rearranging them for speed
 };
 
+//! A graph of a bundle, by its path in it. Throws an Error of kind FLEXTRON_TARGET_ERROR if ONNX Runtime refuses it.
+[[nodiscard]] Ort::Session loadGraph(
+    OnnxRuntimeLibrary& library, Bundle const& bundle, std::string const& graph, std::int32_t threads, bool lowMemory);
+
 //! Layout `per-budget` loads a budget's graph when it is first used.
 class OnnxRuntimeSession final : public Session
 {

@@ -3,7 +3,6 @@
 #include "device.h"
 #include "end_of_text.h"
 #include "error.h"
-#include "onnxruntime_session.h"
 #include "precision.h"
 #include "sequence.h"
 #include "stopwatch.h"
@@ -16,8 +15,6 @@ namespace flextron
 
 namespace
 {
-
-constexpr char const* kTarget = "onnxruntime-cpu";
 
 RunnerOptions checked(RunnerOptions options)
 {
@@ -39,6 +36,7 @@ RunnerOptions checked(RunnerOptions options)
         found.push_back("context " + std::to_string(*options.context) + " is not at least 1");
     }
     throwIfAny(FLEXTRON_INPUT_ERROR, "these options cannot be used", found);
+    options.target = options.target.empty() ? kOnnxRuntimeCpu : options.target;
     options.threads = options.threads == 0 ? usableCores() : options.threads;
     return options;
 }
@@ -48,9 +46,9 @@ RunnerOptions checked(RunnerOptions options)
 Runner::Runner(std::string const& bundle, RunnerOptions options)
     : mOptions(checked(std::move(options)))
     , mBundle(Bundle::open(bundle, !mOptions.skipHashes))
-    , mSetup(chooseSetup())
     , mEndOfText(endOfText(mBundle.path()))
-    , mLibrary(std::make_shared<OnnxRuntimeLibrary>(mOptions.onnxruntime))
+    , mBackend(makeBackend(mOptions.target, backendSettings()))
+    , mSetup(chooseSetup())
 {
     if (!mOptions.latencyTarget.empty())
     {
@@ -70,6 +68,8 @@ Runner::Runner(std::string const& bundle, RunnerOptions options)
 void Runner::useBudget(std::string const& name)
 {
     mSelection = {mBundle.budget(name).name, name + " was asked for by name."};
+    mTarget.reset();
+    mRouted.reset();
 }
 
 void Runner::selectFor(std::string const& latencyTarget)
@@ -77,6 +77,29 @@ void Runner::selectFor(std::string const& latencyTarget)
     auto const target = LatencyTarget::parse(latencyTarget);
     mSelection
         = select(mBundle.manifest().budgets, measurements(target), target, mOptions.context, mOptions.bestEffort);
+    mTarget = target;
+    mRouted.reset();
+}
+
+void Runner::route(std::span<std::int64_t const> prompt)
+{
+    checkPrompt(prompt);
+    mRouted.reset();
+    if (!mBundle.manifest().promptRouter || !mTarget)
+    {
+        return;
+    }
+    auto const& manifest = mBundle.manifest();
+    // As a share of what the widest budget was measured to take.
+    if (auto const share = shareOf(mSelection, *mTarget, manifest))
+    {
+        if (!mPromptRouter)
+        {
+            mPromptRouter
+                = std::make_unique<PromptRouter>(std::make_shared<OnnxRuntimeLibrary>(mOptions.onnxruntime), mBundle);
+        }
+        mRouted = nearest(mSelection, *mTarget, mPromptRouter->widths(prompt, *share), manifest);
+    }
 }
 
 std::filesystem::path Runner::calibrate(CalibrationOptions const& options)
@@ -101,7 +124,7 @@ std::filesystem::path Runner::calibrate(CalibrationOptions const& options)
 
 Json Runner::device() const
 {
-    return fingerprint(mLibrary->version(), mOptions.threads, mOptions.lowMemory);
+    return fingerprint(mBackend->libraries(), mBackend->device(), mOptions.threads, mOptions.lowMemory);
 }
 
 LatencyTable const& Runner::measurements(LatencyTarget const& target)
@@ -148,8 +171,7 @@ Session& Runner::session()
 {
     if (!mSession)
     {
-        mSession = std::make_unique<OnnxRuntimeSession>(mLibrary, mBundle,
-            OnnxRuntimeSettings{mSetup.layout, mSetup.dtype, mOptions.threads, mOptions.lowMemory});
+        mSession = mBackend->open(mBundle, mSetup);
     }
     return *mSession;
 }
@@ -187,13 +209,13 @@ std::filesystem::path Runner::tokenizerFile() const
 Timings Runner::generate(std::span<std::int64_t const> prompt, GenerationOptions const& options,
     std::function<bool(std::int64_t)> const& receive)
 {
-    checkPrompt(prompt);
     options.sampling.validate();
     if (options.maxNewTokens < 1)
     {
         throw inputError(
             std::to_string(options.maxNewTokens) + " new tokens are nothing to generate.", "ask for 1 or more");
     }
+    route(prompt);
     Timings timings;
     timings.promptTokens = static_cast<std::int64_t>(prompt.size());
     Random random(options.seed);
@@ -212,8 +234,7 @@ Timings Runner::generate(std::span<std::int64_t const> prompt, GenerationOptions
         return token;
     };
     Stopwatch const untilFirst;
-    Sequence sequence(session(), mBundle.budget(mSelection.budget), mBundle.manifest().architecture.maxPositions,
-        mOptions.chunk);
+    Sequence sequence(session(), mBundle.budget(selection().budget), maxTokens(), mOptions.chunk);
     auto token = choose(sequence.append(prompt));
     timings.firstTokenMs = untilFirst.milliseconds();
     while (true)
@@ -248,21 +269,24 @@ Selection Runner::widest() const
     return {found->name, found->name + " is the widest budget; there was no latency target."};
 }
 
+BackendSettings Runner::backendSettings() const
+{
+    auto const& library = mOptions.library.empty() && mOptions.target == kOnnxRuntimeCpu ? mOptions.onnxruntime : mOptions.library;
+    return {library, mOptions.threads, mOptions.lowMemory};
+}
+
 Setup Runner::chooseSetup() const
 {
     auto const& layouts = mBundle.manifest().layouts;
-    Setup setup{kTarget, mOptions.layout, mOptions.dtype};
-    if (setup.dtype.empty())
-    {
-        setup.dtype = layouts.contains("fp32") ? "fp32" : layouts.begin()->first;
-    }
-    if (setup.layout.empty())
-    {
-        auto const found = layouts.find(setup.dtype);
-        bool const other = found != layouts.end() && !found->second.empty()
-            && std::find(found->second.begin(), found->second.end(), "panels") == found->second.end();
-        setup.layout = other ? found->second.front() : "panels";
-    }
+    auto setup = mBackend->preferred();
+    auto const wanted = setup.layout;
+    setup.dtype = !mOptions.dtype.empty() ? mOptions.dtype
+        : layouts.contains(setup.dtype)   ? setup.dtype
+                                          : layouts.begin()->first;
+    auto const found = layouts.find(setup.dtype);
+    bool const other = found != layouts.end() && !found->second.empty()
+        && std::find(found->second.begin(), found->second.end(), wanted) == found->second.end();
+    setup.layout = !mOptions.layout.empty() ? mOptions.layout : other ? found->second.front() : wanted;
     if (setup.layout == "routed")
     {
         throw inputError("This library does not run layout routed.", "use another layout, or run it from Python",
@@ -279,7 +303,12 @@ Setup Runner::chooseSetup() const
     return setup;
 }
 
-void Runner::checkPrompt(std::span<std::int64_t const> prompt) const
+std::int64_t Runner::maxTokens()
+{
+    return std::min(mBundle.manifest().architecture.maxPositions, session().maxCapacity());
+}
+
+void Runner::checkPrompt(std::span<std::int64_t const> prompt)
 {
     auto const& architecture = mBundle.manifest().architecture;
     if (prompt.empty())
@@ -294,10 +323,10 @@ void Runner::checkPrompt(std::span<std::int64_t const> prompt) const
                 + std::to_string(architecture.vocabSize) + ".",
             "use the tokenizer of the model that was exported", "a tokenizer of another model");
     }
-    if (prompt.size() > static_cast<std::size_t>(architecture.maxPositions))
+    if (auto const most = maxTokens(); prompt.size() > static_cast<std::size_t>(most))
     {
         throw inputError("The prompt has " + std::to_string(prompt.size()) + " tokens; the cache holds at most "
-                + std::to_string(architecture.maxPositions) + ".",
+                + std::to_string(most) + ".",
             "shorten the prompt, and leave room for the answer");
     }
 }

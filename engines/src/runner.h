@@ -1,12 +1,13 @@
 //! The runner: opens a bundle, picks the budget that meets a latency target on this device, generates.
 #pragma once
 
+#include "backend.h"
 #include "calibration.h"
 #include "detokenizer.h"
 #include "latency_store.h"
 #include "latency_target.h"
 #include "manifest.h"
-#include "onnxruntime_library.h"
+#include "prompt_router.h"
 #include "sampling.h"
 #include "selection.h"
 #include "session.h"
@@ -36,11 +37,13 @@ enum class CalibrationMode
 //! See FlextronOptions; empty strings stand for the default.
 struct RunnerOptions
 {
+    std::string target;
     std::string latencyTarget;
     std::string budget;
     std::string layout;
     std::string dtype;
     std::string latencyTable;
+    std::string library;
     std::string onnxruntime;
     std::string tokenizers;
     std::int32_t threads{};
@@ -73,10 +76,15 @@ public:
     Runner(Runner&&) = delete;
     Runner& operator=(Runner&&) = delete;
 
+    //! What the next generation runs, unless its prompt is routed elsewhere.
     [[nodiscard]] Selection const& selection() const noexcept
     {
-        return mSelection;
+        return mRouted ? *mRouted : mSelection;
     }
+
+    //! If the bundle has a prompt router and there is a target: selects the budget that the router asks for, for this
+    //! prompt, among those that meet the target. `generate` does so itself.
+    void route(std::span<std::int64_t const> prompt);
 
     void useBudget(std::string const& name);
 
@@ -107,15 +115,20 @@ private:
     [[nodiscard]] LatencyTable const& measurements(LatencyTarget const& target);
     [[nodiscard]] Session& session();
     [[nodiscard]] std::filesystem::path tokenizerFile() const;
+    [[nodiscard]] BackendSettings backendSettings() const;
     [[nodiscard]] Setup chooseSetup() const;
-    void checkPrompt(std::span<std::int64_t const> prompt) const;
+    void checkPrompt(std::span<std::int64_t const> prompt);
+    [[nodiscard]] std::int64_t maxTokens();
 
     RunnerOptions mOptions;
     Bundle mBundle;
-    Setup mSetup;
     std::set<std::int64_t> mEndOfText;
-    std::shared_ptr<OnnxRuntimeLibrary> mLibrary;
+    std::unique_ptr<Backend> mBackend;
+    Setup mSetup;
     Selection mSelection;
+    std::optional<LatencyTarget> mTarget; //!< what the selection was made for
+    std::optional<Selection> mRouted; //!< the selection for one prompt
+    std::unique_ptr<PromptRouter> mPromptRouter; //!< made when it is first needed
     std::unique_ptr<Session> mSession; //!< loaded when it is first needed
     std::optional<LatencyTable> mTable;
     std::vector<std::string> mNotes;

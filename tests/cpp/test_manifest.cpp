@@ -125,6 +125,27 @@ TEST_CASE("precisions for TensorRT are read, and which layouts they have")
     }
 }
 
+TEST_CASE("a prompt router is known, and needs its graph")
+{
+    auto manifest = good();
+    manifest["router"] = {{"kind", "prompt"}, {"version", 1}, {"targets", {1.0, 0.5}},
+        {"candidates", manifest["candidates"]}};
+    CHECK_THROWS_WITH(static_cast<void>(Manifest::fromJson(manifest)), doctest::Contains("router.onnx is not listed"));
+    manifest["files"]["router.onnx"] = manifest["files"]["graphs/panels.fp32.onnx"];
+    CHECK(Manifest::fromJson(manifest).promptRouter->targets == std::vector<double>{1, 0.5});
+    auto other = manifest;
+    other["router"]["candidates"]["groups"] = {4};
+    CHECK_THROWS_WITH(static_cast<void>(Manifest::fromJson(other)), doctest::Contains("other candidates"));
+    for (auto const& targets : {Json::array(), Json{0.5, 1.0}, Json{1.0, 0.0}, Json{2.0}})
+    {
+        other = manifest;
+        other["router"]["targets"] = targets;
+        CHECK_THROWS_AS(static_cast<void>(Manifest::fromJson(other)), JsonError);
+    }
+    manifest["router"]["kind"] = "dynamic";
+    CHECK_FALSE(Manifest::fromJson(manifest).promptRouter);
+}
+
 TEST_CASE("the features of other families change the tensors and the parameters")
 {
     auto const names = [](Json const& manifest)
@@ -190,6 +211,10 @@ TEST_CASE("what does not fit is refused and named")
         {[](Json& m) { m["architecture"]["norm"] = "batch"; }, "norm 'batch'"},
         {[](Json& m) { m["architecture"]["activation"] = "mish"; }, "mish"},
         {[](Json& m) { m["architecture"]["gated"] = 0; }, "gated"},
+        {[](Json& m) { m["architecture"]["qk_norm"] = true; }, "the family 'llama' has no q_norm"},
+        {[](Json& m) { m["architecture"]["rope"] = nullptr; }, "the family 'llama' has no position_embedding"},
+        {[](Json& m) { m["architecture"]["family"] = "gpt2"; }, "the family 'gpt2' has no gate"},
+        {[](Json& m) { m["router"] = {{"kind", "prompt"}}; }, "version"},
         {[](Json& m) { m["architecture"]["windows"] = {4, 4}; }, "windows"},
         {[](Json& m) { m["architecture"]["windows"] = {-4}; }, "windows"},
         {[](Json& m) { m["architecture"]["head_dim"] = 3; }, "not even"},

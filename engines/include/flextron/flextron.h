@@ -51,8 +51,8 @@ typedef struct FlextronOptions
     size_t structSize;         /*!< sizeof(FlextronOptions) of the caller, set by flextronDefaultOptions() */
     char const* latencyTarget; /*!< "20ms" per token, "300ms@128" to the first token, "512MB", several with commas */
     char const* budget;        /*!< run this budget, whatever it costs; excludes a latency target */
-    char const* layout;        /*!< "panels", "shared" or "per-budget"; default: panels if the bundle has it */
-    char const* dtype;         /*!< "fp32", "fp16", "int8" or "int4"; default: fp32 if the bundle has it */
+    char const* layout;        /*!< "panels", "shared" or "per-budget"; default: panels, on TensorRT shared */
+    char const* dtype;         /*!< "fp32", "fp16", "int8" or "int4"; default: fp32, on TensorRT fp16 */
     char const* latencyTable;  /*!< file to select by; default: the bundle's table of this device */
     char const* onnxruntime;   /*!< the ONNX Runtime library; default: $FLEXTRON_ONNXRUNTIME, then the system's */
     int32_t threads;           /*!< 0: one per core that this process may use */
@@ -62,6 +62,8 @@ typedef struct FlextronOptions
     int32_t lowMemory;         /*!< nonzero: leave the weights in the mapped file; slower */
     int32_t skipHashes;        /*!< nonzero: check only sizes of the bundle's files */
     int32_t calibration;       /*!< a FlextronCalibrationMode; default: FLEXTRON_CALIBRATE_AUTO */
+    char const* target;        /*!< "onnxruntime-cpu", "tensorrt" or "tensorrt-rtx"; default: onnxruntime-cpu */
+    char const* library;       /*!< TensorRT; default: $FLEXTRON_TENSORRT or $FLEXTRON_TENSORRT_RTX, then the system's */
     char const* tokenizers;    /*!< onnxruntime-extensions; default: $FLEXTRON_TOKENIZERS, then the system's */
 } FlextronOptions;
 
@@ -134,6 +136,11 @@ FLEXTRON_API FlextronStatus flextronUseBudget(FlextronRunner* runner, char const
 
 /*! Switches to the best budget that meets another latency target. On failure the old budget stays. */
 FLEXTRON_API FlextronStatus flextronSelect(FlextronRunner* runner, char const* latencyTarget);
+
+/*! For a bundle with a prompt router, opened with a latency target: selects the budget that the router asks for, for this
+ *  prompt, among those that meet the target. Otherwise it changes nothing. flextronGenerate does so by itself; call it
+ *  to know beforehand. */
+FLEXTRON_API FlextronStatus flextronRoute(FlextronRunner* runner, int64_t const* prompt, size_t promptSize);
 
 /*! Which budget runs and why, as JSON: budget, reason, numbers, met, rejected. Valid until the next such call. */
 FLEXTRON_API FlextronStatus flextronSelection(FlextronRunner* runner, char const** json);

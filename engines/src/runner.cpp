@@ -23,9 +23,12 @@ RunnerOptions checked(RunnerOptions options)
         throw inputError("A latency target and a budget were given.", "pass one of them");
     }
     std::vector<std::string> found;
-    if (options.threads < 0)
+    // More are a mistake, and some thousands end the process: thread pools start all they are asked for.
+    constexpr std::int32_t kMostThreads = 1024;
+    if (options.threads < 0 || options.threads > kMostThreads)
     {
-        found.push_back(std::to_string(options.threads) + " threads cannot run anything");
+        found.push_back(std::to_string(options.threads) + " threads cannot run anything (0 to "
+            + std::to_string(kMostThreads) + " can)");
     }
     if (options.chunk < 1)
     {
@@ -35,7 +38,7 @@ RunnerOptions checked(RunnerOptions options)
     {
         found.push_back("context " + std::to_string(*options.context) + " is not at least 1");
     }
-    throwIfAny(FLEXTRON_INPUT_ERROR, "these options cannot be used", found);
+    throwIfAny(FLEXTRON_INPUT_ERROR, "these options cannot be used", found, "leave them out, or change them");
     options.target = options.target.empty() ? kOnnxRuntimeCpu : options.target;
     options.threads = options.threads == 0 ? usableCores() : options.threads;
     return options;

@@ -39,12 +39,19 @@ def sanitized_build(native_headers):
 
 
 @pytest.fixture(scope="session")
+def thread_sanitized_build(native_headers):
+    """The program with runners in several threads, under ThreadSanitizer."""
+    options = ("-DCMAKE_BUILD_TYPE=Debug", "-DFLEXTRON_SANITIZE=thread")
+    return build("engines-thread", *options, target="flextron_threads")
+
+
+@pytest.fixture(scope="session")
 def pristine(tmp_path_factory):
     """A bundle that no test may change."""
     return random_bundle(tmp_path_factory.mktemp("engines"))
 
 
-def build(name, *options):
+def build(name, *options, target="all"):
     directory = BUILD / name
     with _locked(name):
         configured = _run(
@@ -52,7 +59,7 @@ def build(name, *options):
         )
         if "SKIPPED" in configured:
             pytest.skip(next(line for line in configured.splitlines() if "SKIPPED" in line))
-        _run("ninja", "-C", directory, "-j", "2")
+        _run("ninja", "-C", directory, "-j", "2", target)
     return directory
 
 

@@ -177,6 +177,7 @@ def test_without_measurements_it_says_how_to_get_them(command, pristine):
         (("--max-new-tokens", "0"), 3, "nothing to generate"),
         (("--max-new-tokens", "x"), 2, "--max-new-tokens"),
         (("--unknown",), 2, "--unknown"),
+        (("--threads", "100000"), 3, "100000 threads"),
         (("--onnxruntime", "/nowhere/libonnxruntime.so"), 9, "/nowhere/libonnxruntime.so"),
     ],
 )

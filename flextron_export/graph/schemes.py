@@ -53,6 +53,13 @@ class Groups(Quantization):
             ]
         return [f"{what} is no multiple of it" for what in found]
 
+    def scales(self, spec: TensorSpec, dtype: str) -> Stored:
+        """The scales of a matrix: one for each group."""
+        (first, second), size = spec.shape, self.group_size
+        if is_output(spec):
+            return Stored(dtype, (first // size, second), size)
+        return Stored(dtype, (first, second // size))
+
     def to_json(self) -> dict[str, Any]:
         return {"group_size": self.group_size}
 
@@ -61,12 +68,9 @@ class BlockGroups(Groups):
     """As ONNX Runtime's MatMulNBits takes them: without a sign, group by group, 8 or 128 standing for zero."""
 
     def stored(self, spec: TensorSpec) -> dict[str, Stored]:
-        (first, second), size = spec.shape, self.group_size
-        shape, unit = ((first // size, second), size) if is_output(spec) else ((first, second // size), 1)
-        return {
-            spec.name: Stored("U8", (*shape, size * self.bits // 8), unit),
-            spec.name + SCALE: Stored("F32", shape, unit),
-        }
+        scales = self.scales(spec, "F32")
+        values = Stored("U8", (*scales.shape, self.group_size * self.bits // 8), scales.unit)
+        return {spec.name: values, spec.name + SCALE: scales}
 
     def encode(self, spec: TensorSpec, weights: np.ndarray) -> dict[str, np.ndarray]:
         rounded, scales = round_groups(_grouped(spec, weights, self.group_size), self.bits)
@@ -82,14 +86,14 @@ class LinearGroups(Groups):
     """As ONNX's DequantizeLinear takes them: 4 bits with a sign in the shape of the matrix, positive scales."""
 
     def stored(self, spec: TensorSpec) -> dict[str, Stored]:
-        (first, second), size = spec.shape, self.group_size
-        shape, unit = ((first // size, second), size) if is_output(spec) else ((first, second // size), 1)
-        return {spec.name: Stored("U8", (first, second // 2)), spec.name + SCALE: Stored("F16", shape, unit)}
+        first, second = spec.shape
+        return {spec.name: Stored("U8", (first, second // 2)), spec.name + SCALE: self.scales(spec, "F16")}
 
     def encode(self, spec: TensorSpec, weights: np.ndarray) -> dict[str, np.ndarray]:
-        rounded, scales = round_groups(_grouped(spec, weights, self.group_size), self.bits, positive=True)
-        matrix = _ungrouped(spec, rounded)
-        return {spec.name: _packed(matrix.view(np.uint8) & 15), spec.name + SCALE: _half(scales)}
+        grouped = _grouped(spec, weights, self.group_size)
+        scales = _half(round_groups(grouped, self.bits, positive=True)[1])
+        matrix = _ungrouped(spec, _nearest(grouped, scales, self.bits))
+        return {spec.name: _packed(matrix.view(np.uint8) & 15), spec.name + SCALE: scales}
 
     def decode(self, spec: TensorSpec, values: np.ndarray, scales: np.ndarray) -> np.ndarray:
         signed = (_unpacked(values) << 4).view(np.int8) >> 4
@@ -119,13 +123,13 @@ class Channels(Quantization):
     def encode(self, spec: TensorSpec, weights: np.ndarray) -> dict[str, np.ndarray]:
         channels = weights.T if is_output(spec) else weights
         if self.kind == "int8":
-            rounded, scales = round_groups(channels, 8, positive=True)
+            scales = _half(round_groups(channels, 8, positive=True)[1])
+            rounded = _nearest(channels, scales, 8)
         else:
-            scales = np.abs(channels).max(-1) / FP8_LARGEST
-            scales[scales == 0] = 1
-            shares = np.clip(channels / _half(scales)[:, None].astype(np.float32), -FP8_LARGEST, FP8_LARGEST)
+            largest = np.abs(channels).max(-1)
+            scales = _half(np.where(largest == 0, 1, largest / FP8_LARGEST))
+            shares = np.clip(channels / scales[:, None].astype(np.float32), -FP8_LARGEST, FP8_LARGEST)
             rounded = shares.astype(numpy_dtype("F8_E4M3"))
-        scales = _half(scales)
         if is_output(spec):
             return {spec.name: rounded.T, spec.name + SCALE: scales}
         return {spec.name: rounded, spec.name + SCALE: scales[:, None]}
@@ -204,6 +208,14 @@ def _packed(values: np.ndarray) -> np.ndarray:
 def _unpacked(values: np.ndarray) -> np.ndarray:
     """The inverse of `_packed`."""
     return np.stack([values & 15, values >> 4], axis=-1).reshape(*values.shape[:-1], -1)
+
+
+def _nearest(groups: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
+    """Signed integers for scales that were rounded themselves, such as those of weights too small for float16."""
+    lowest = -(1 << (bits - 1))
+    integers_ = np.clip(np.rint(groups / scales[..., None].astype(np.float32)), lowest, -lowest - 1)
+    nearest: np.ndarray = integers_.astype(np.int8)
+    return nearest
 
 
 def _half(scales: np.ndarray) -> np.ndarray:

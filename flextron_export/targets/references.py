@@ -66,7 +66,7 @@ def load_as_stored(bundle: Bundle, dtype: str, source: ElasticCheckpoint) -> Any
         values = weights[spec.name]
         if quantization and quantization.quantizes(spec):
             values = quantization.decode(spec, values, weights[spec.name + SCALE])
-        stored = torch.from_numpy(np.asarray(values, np.float32))
+        stored = torch.from_numpy(np.array(values, np.float32))
         with torch.no_grad():
             exact = spec.take(parameters[spec.source])
             lost = float((stored - exact).norm() / exact.norm().clamp_min(1e-30))

@@ -102,6 +102,33 @@ def test_slicing_before_dequantising_is_slicing_after_it(small: Exported, dtype:
     assert sliced == 2 * (4 * 3 + 3 * 4)
 
 
+@pytest.mark.parametrize("dtype", LINEAR)
+def test_channels_too_small_for_float16_scales_become_zeros(small: Exported, dtype: str) -> None:
+    quantization = small.bundle.quantization[dtype]
+    for spec in tensor_specs(small.bundle.architecture):
+        if quantization.quantizes(spec):
+            weights = np.random.default_rng(0).standard_normal(spec.shape).astype(np.float32)
+            weights[:16] *= 1e-12
+            weights[:, -16:] *= 1e-12
+            weights[16:32] = 0
+            made = quantization.encode(spec, weights)
+            assert (made[spec.name + SCALE] > 0).all()
+            found = quantization.decode(spec, made[spec.name], made[spec.name + SCALE])
+            small_ones = np.abs(weights) < 1e-9
+            np.testing.assert_allclose(found[small_ones], 0, atol=1e-7, err_msg=spec.name)
+            assert np.linalg.norm(found - weights) < 0.13 * np.linalg.norm(weights)
+
+
+def test_weights_too_large_for_float16_scales_are_refused(small: Exported, tmp_path: Path) -> None:
+    from tests.bundle.test_export import DOWN, with_weight
+
+    large = with_weight(small.checkpoint, tmp_path / "large", DOWN, 3e7)
+    for dtype in ("int4-fp16", "fp8-fp16"):
+        with pytest.raises(CheckpointError, match=rf"{DOWN} has .* not finite in {dtype}(.|\n)*too large for {dtype}"):
+            export(large, tmp_path / "out", dtypes=[dtype], verify=False)
+    export(large, tmp_path / "out", dtypes=["int4"], verify=False)
+
+
 @pytest.mark.parametrize("dtype", BITS)
 def test_o_and_down_have_their_groups_along_the_input(small: Exported, dtype: str) -> None:
     """So that an output neuron's weights share scales, as the kernels of every runtime want it."""

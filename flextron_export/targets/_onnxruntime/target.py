@@ -57,7 +57,7 @@ class OnnxRuntimeGpuTarget:
             how = "use" if "fp16" in bundle.dtypes else "export again with"
             raise TargetError(
                 f"{self.name} does not run {dtype}.",
-                cause="graphs of other precisions are made for processors",
+                cause="graphs of other precisions are made for processors, or for TensorRT",
                 fix=f"{how} --dtype fp16, or --target onnxruntime-cpu",
             )
         if self.settings is not None and layout not in ("shared", "per-budget"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ...bundle.manifest import Bundle, weights_file
 from ...bundle.memory import cache_bytes, weight_bytes
-from ...elastic.safetensors import numpy_dtype
+from ...elastic.safetensors import item_size
 from ...elastic.tensors import tensor_specs
 from ...elastic.widths import Budget
 from ...graph.contract import DTYPES
@@ -84,7 +84,7 @@ def estimate(bundle: Bundle, layout: str, dtype: str, limits: Limits, *, on_devi
     building = {"builder": int(BUILDER + BUILDER_LAYER * bundle.architecture.num_layers + builder)}
     if on_device:
         # A kernel is timed with the largest inputs it may get, weights among them.
-        size = numpy_dtype(DTYPES[dtype]).itemsize
+        size = item_size(DTYPES[dtype])
         matrix = max(math.prod(spec.shape) for spec in tensor_specs(bundle.architecture)) * size
         building |= {"inputs and outputs of the kernels tried": largest + work + matrix, "CUDA and TensorRT": LIBRARY}
     running = {
@@ -123,7 +123,7 @@ def activation_bytes(bundle: Bundle, dtype: str, budget: Budget, limits: Limits)
     """
     a = bundle.architecture
     length = min(limits.max_length, limits.capacities[-1])
-    tokens, size = limits.max_batch * length, numpy_dtype(DTYPES[dtype]).itemsize
+    tokens, size = limits.max_batch * length, item_size(DTYPES[dtype])
     groups = max(width.groups for width in budget.layers)
     heads = groups * a.heads_per_group
     attention = (2 * heads + 4 * groups) * a.head_dim + heads * a.head_dim

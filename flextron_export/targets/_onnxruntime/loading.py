@@ -53,7 +53,7 @@ def load_graph(
     if provider.name not in session.get_providers():
         # ONNX Runtime goes on with the processor where a provider's libraries cannot be loaded.
         raise TargetError(
-            f"ONNX Runtime {ort.__version__} left out {provider.title}.",
+            f"ONNX Runtime {ort.__version__} left out the {provider.title}.",
             cause="its libraries could not be loaded; ONNX Runtime's messages above name the one that is missing",
             fix=provider.install,
         )

@@ -54,25 +54,25 @@ class Provider:
             return
         if self.module is None:
             raise MissingDependencyError(
-                f"ONNX Runtime {ort.__version__} as installed here has no {self.title}.",
+                f"ONNX Runtime {ort.__version__} as installed here lacks the {self.title}.",
                 cause=f"it was built with {', '.join(ort.get_available_providers())}",
                 fix=self.install,
             )
         try:
             package = import_module(self.module)
         except ImportError as error:
-            raise MissingDependencyError(f"{self.title} is not installed: {error}.", fix=self.install) from error
+            raise MissingDependencyError(f"The {self.title} is not installed: {error}.", fix=self.install) from error
         try:
             ort.register_execution_provider_library(self.name, package.get_library_path())
         except Exception as error:  # ONNX Runtime raises classes of its own that share no base but Exception
             raise TargetError(
-                f"{self.title} cannot be loaded: {error}",
+                f"The {self.title} cannot be loaded: {error}",
                 cause="no GPU driver, or a driver or an ONNX Runtime that is too old for it",
                 fix="update the driver, or use --target onnxruntime-cpu",
             ) from error
         if not self.devices():
             raise TargetError(
-                f"{self.title} finds no GPU that it runs on.", fix="use another GPU, or --target onnxruntime-cpu"
+                f"The {self.title} finds no GPU that it runs on.", fix="use another GPU, or --target onnxruntime-cpu"
             )
 
     def devices(self) -> list[Any]:
@@ -88,21 +88,21 @@ class Provider:
         return {"providers": [(self.name, dict(settings)), *others]}
 
 
-CPU = Provider("CPUExecutionProvider", "the CPU provider", "pip install 'flextron-export[cpu]'")
+CPU = Provider("CPUExecutionProvider", "CPU provider", "pip install 'flextron-export[cpu]'")
 _CPU = (CPU.name,)
 _GPU = "pip uninstall onnxruntime, then pip install 'flextron-export[gpu]': the two overwrite each other"
 
-CUDA = Provider("CUDAExecutionProvider", "the CUDA provider", _GPU, "cuda", _CPU)
+CUDA = Provider("CUDAExecutionProvider", "CUDA provider", _GPU, "cuda", _CPU)
 TENSORRT = Provider(
     "TensorrtExecutionProvider",
-    "the TensorRT provider",
+    "TensorRT provider",
     f"{_GPU}; and install the TensorRT release that it was built with",
     "cuda",
     (CUDA.name, *_CPU),
 )
 TENSORRT_RTX = Provider(
     "NvTensorRTRTXExecutionProvider",
-    "the TensorRT-RTX provider",
+    "TensorRT-RTX provider",
     "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13",
     "cuda",
     (CUDA.name, *_CPU),

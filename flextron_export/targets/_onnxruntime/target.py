@@ -63,7 +63,7 @@ class OnnxRuntimeGpuTarget:
         if self.settings is not None and layout not in ("shared", "per-budget"):
             raise TargetError(
                 f"{self.name} does not run layout {layout}.",
-                cause=f"ONNX Runtime does not give conditional panels to {self.provider.title}",
+                cause=f"ONNX Runtime does not give conditional panels to the {self.provider.title}",
                 fix="use --layout shared or per-budget, or --target onnxruntime-cuda",
             )
         bundle.graphs(layout, dtype)
@@ -117,12 +117,12 @@ class OnnxRuntimeGpuTarget:
         return {"onnxruntime": library().__version__}
 
     def device(self) -> dict[str, Any]:
-        found = require_device(self.provider.title)
+        found = require_device(f"The {self.provider.title}")
         return {"gpu": found.name, "compute_capability": found.compute_capability, "driver": found.driver}
 
     def _require(self) -> None:
         self.provider.require()
-        require_device(self.provider.title)
+        require_device(f"The {self.provider.title}")
 
     def _session(
         self, bundle: Bundle, layout: str, dtype: str, limits: Limits | None, folder: Path, *, threads: int

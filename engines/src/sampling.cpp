@@ -52,15 +52,26 @@ void keepNucleus(std::vector<Choice>& choices, double topP)
     }
     // Those removed here are together at most what top-p may leave out; the few others are all that is sorted.
     auto const floor = (1 - topP) * total / static_cast<double>(choices.size());
-    std::erase_if(choices, [floor](Choice const& choice) { return !(choice.odds > floor); });
-    std::sort(choices.begin(), choices.end(),
-        [](Choice const& a, Choice const& b) { return a.odds > b.odds || (a.odds == b.odds && a.token < b.token); });
+    std::vector<double> values; // alone they sort several times faster than with their tokens
+    values.reserve(choices.size());
+    for (auto const& choice : choices)
+    {
+        if (choice.odds > floor)
+        {
+            values.push_back(choice.odds);
+        }
+    }
+    std::sort(values.begin(), values.end(), std::greater{});
     double sum = 0;
-    auto const reaches = [&sum, wanted = topP * total](Choice const& choice) { return (sum += choice.odds) >= wanted; };
-    auto const last = std::find_if(choices.begin(), choices.end(), reaches);
-    choices.erase(last == choices.end() ? last : last + 1, choices.end());
-    std::sort(
-        choices.begin(), choices.end(), [](Choice const& a, Choice const& b) { return a.token < b.token; });
+    auto const reaches = [&sum, wanted = topP * total](double odds) { return (sum += odds) >= wanted; };
+    auto last = std::find_if(values.begin(), values.end(), reaches);
+    last -= last == values.end() ? 1 : 0;
+    auto const least = *last;
+    // Of those that are as likely as the last, the first in the vocabulary stay.
+    auto equal = last - std::find(values.begin(), last, least) + 1;
+    std::erase_if(choices,
+        [least, &equal](Choice const& choice)
+        { return choice.odds < least || (choice.odds == least && equal-- <= 0); });
 }
 
 } // namespace

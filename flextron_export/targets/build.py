@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from . import get_target, settle
 from ._tensorrt.device import find_device
 from .device_plan import DevicePlan
 from .device_planning import plan_device
+
+LIMITS = ("capacity", "max_batch", "max_length", "separate")
 
 
 def build(
@@ -34,12 +37,13 @@ def build(
             are chosen for it, and nothing is begun that does not fit its memory (`plan_device`).
         layout, dtype: if None, the target's own or else what was exported.
         sm: compute capabilities such as 86 or 120; only TensorRT-RTX builds for devices that are not there.
-        limits: what the target allows further (TensorRT: `capacity`, `max_batch`, `max_length`, `separate`).
+        limits: what the target allows further, of `LIMITS`.
 
     Returns:
         The record that was written as `engine.json`.
 
     Raises:
+        InputError: the target takes no such limit, or no compute capabilities.
         TargetError: the target refuses the combination or the compilation failed.
         MissingDependencyError: the target's library is not installed.
     """
@@ -55,6 +59,14 @@ def build(
             f"Target {target} takes no compute capabilities.",
             cause="it compiles for the device it runs on",
             fix="leave out --sm",
+        )
+    taken = inspect.signature(found.build).parameters
+    if unknown := [name for name in limits if name not in taken]:
+        known = ", ".join(name for name in LIMITS if name in taken)
+        raise InputError(
+            f"Target {target} takes no {', '.join(unknown)}.",
+            cause=f"of such limits it takes {known}" if known else "its graphs run at any size",
+            fix=f"leave out {', '.join(unknown)}",
         )
     layout, dtype = settle(target, opened, layout, dtype)
     return found.build(opened, layout=layout, dtype=dtype, track=track, **({"sm": sm} if sm else {}), **limits)

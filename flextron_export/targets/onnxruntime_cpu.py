@@ -6,7 +6,7 @@ from typing import Any
 
 from ..bundle.engines import MARKER, engine_directory
 from ..bundle.manifest import Bundle
-from ..errors import InputError, TargetError
+from ..errors import TargetError
 from ..files import write_json
 from ..graph.contract import BITS, DTYPES
 from ..progress import Track, silent
@@ -50,7 +50,7 @@ def device() -> dict[str, Any]:
     return {}
 
 
-def build(bundle: Bundle, *, layout: str, dtype: str, track: Track = silent, **limits: Any) -> dict[str, Any]:
+def build(bundle: Bundle, *, layout: str, dtype: str, track: Track = silent) -> dict[str, Any]:
     """ONNX Runtime compiles nothing ahead of time: run every budget once, and record that this release does.
 
     Returns:
@@ -59,8 +59,6 @@ def build(bundle: Bundle, *, layout: str, dtype: str, track: Track = silent, **l
     Raises:
         TargetError: ONNX Runtime refuses a graph.
     """
-    if limits:
-        raise InputError(f"{NAME} takes no {', '.join(sorted(limits))}.", cause="its graphs run at any size")
     session = open_session(bundle, layout=layout, dtype=dtype)
     record = run_once(session, NAME, track)
     session.close()

@@ -241,7 +241,7 @@ def test_gpt2_as_its_authors_published_it_has_no_prefix(tmp_path: Path, tiny_tex
         ("qwen2", {"layer_types": ["full_attention"] * 3}, "3 entries for 2 layers"),
         ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "sliding_window None"),
         ("qwen2", {"use_sliding_window": True, "max_window_layers": "1"}, "max_window_layers '1'"),
-        ("qwen3", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"),
+        ("qwen3", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, "'dynamic'"),
         ("qwen3", {"attention_bias": 1}, "attention_bias"),
         ("qwen3", {"quantization_config": {"bits": 4}}, "already quantised"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),

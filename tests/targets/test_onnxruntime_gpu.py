@@ -200,7 +200,7 @@ class TestBuilt:
         record = target.build(fp16_bundle, layout="shared", dtype="fp16", capacity=64, max_batch=3, max_length=16)
         path = fp16_bundle.path / "engines" / "onnxruntime-tensorrt" / "shared.fp16" / "engine.json"
         assert json.loads(path.read_text()) == json.loads(json.dumps(record))
-        assert record["limits"] == {"capacities": (64,), "max_batch": 3, "max_length": 16}
+        assert record["limits"] == {"capacities": (64,), "max_batch": 3, "max_length": 16, "separate": False}
         assert set(record["first_run_seconds"]) == {b.name for b in fp16_bundle.budgets}
         session = target.open_session(fp16_bundle, layout="shared", dtype="fp16")
         assert (session.max_capacity, session.max_batch, session.limits.max_length) == (64, 3, 16)

@@ -215,7 +215,7 @@ class TestRefusals:
             get_target(target).check(bundle, "shared", "fp16")
 
 
-@pytest.mark.parametrize("sm", [(87,), (89, 90), (110,), (70,)])
+@pytest.mark.parametrize("sm", [(87,), (89, 90), (110,), (100,)])
 def test_devices_that_are_no_rtx_are_sent_to_the_other_target(library, fp16_bundle, sm):
     with pytest.raises(TargetError, match=rf"not for {sm[-1]}(?s:.*)--target tensorrt"):
         build(fp16_bundle.path, "tensorrt-rtx", sm=sm, **SMALL)
@@ -225,6 +225,19 @@ def test_devices_that_are_no_rtx_are_sent_to_the_other_target(library, fp16_bund
 def test_without_a_list_an_engine_reaches_all_rtx_devices_but_turing(built_bundle):
     record = json.loads((engine(built_bundle) / "engine.json").read_text())
     assert record["compute_capabilities"] == [80, 86, 89, 120, 121]
+
+
+@pytest.mark.parametrize(
+    ("target", "limits", "words"),
+    [
+        ("onnxruntime-cpu", {"capacity": 64}, "takes no capacity(?s:.*)run at any size"),
+        ("onnxruntime-tensorrt", {"separate": True}, "takes no separate(?s:.*)capacity, max_batch, max_length"),
+        ("tensorrt-rtx", {"capacities": 64}, "takes no capacities(?s:.*)capacity, max_batch, max_length, separate"),
+    ],
+)
+def test_limits_that_a_target_does_not_take_are_named(fp16_bundle, target, limits, words):
+    with pytest.raises(InputError, match=words):
+        build(fp16_bundle.path, target, **limits)
 
 
 def test_the_other_target_takes_no_devices(fp16_bundle):

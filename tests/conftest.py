@@ -48,8 +48,11 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     def mount(kilobytes: int) -> Path:
         options = f"{'remount,' if os.path.ismount(place) else ''}size={kilobytes}k"
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-        if os.getuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        if os.getuid() != 0:
             pytest.skip("mounting a small disk needs root")
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        if mounted.returncode != 0:
+            pytest.skip(f"a small disk cannot be mounted: {mounted.stderr.strip()}")
         return place
 
     yield mount

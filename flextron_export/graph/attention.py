@@ -45,6 +45,11 @@ class CachedAttention(ABC):
         # Asked for here, so that they belong to the outermost graph wherever attention is.
         names = [f"layers.{i}.{name}_norm" for i in range(architecture.num_layers) for name in "qk"]
         self.norms = {name: weight(name) for name in names} if architecture.qk_norm else {}
+        self._prepare(tokens["positions"])
+
+    @abstractmethod
+    def _prepare(self, positions: ir.Value) -> None:
+        """Make what all layers share."""
 
     @abstractmethod
     def __call__(self, i: int, q: ir.Value, k: ir.Value, v: ir.Value, groups: int | None = None) -> Values:
@@ -85,18 +90,9 @@ class MaskedAttention(CachedAttention):
     Causal flags and live-length inputs of the standard operator are silently misread by some releases of TensorRT.
     """
 
-    def __init__(
-        self,
-        g: GraphBuilder,
-        architecture: Architecture,
-        tokens: dict[str, ir.Value],
-        caches: dict[str, ir.Value],
-        weight: Weight,
-        groups: Sequence[int] | None,
-    ) -> None:
-        super().__init__(g, architecture, tokens, caches, weight, groups)
-        windows = sorted({architecture.window(i) for i in range(architecture.num_layers)})
-        self.masks = {w: self._mask(tokens["positions"], w) for w in windows}
+    def _prepare(self, positions: ir.Value) -> None:
+        windows = sorted({self.a.window(i) for i in range(self.a.num_layers)})
+        self.masks = {w: self._mask(positions, w) for w in windows}
 
     def __call__(self, i: int, q: ir.Value, k: ir.Value, v: ir.Value, groups: int | None = None) -> Values:
         g = self.g
@@ -137,16 +133,8 @@ class GroupQueryAttention(CachedAttention):
     It takes several new tokens of several sequences in one call only where every sequence begins with them.
     """
 
-    def __init__(
-        self,
-        g: GraphBuilder,
-        architecture: Architecture,
-        tokens: dict[str, ir.Value],
-        caches: dict[str, ir.Value],
-        weight: Weight,
-        groups: Sequence[int] | None,
-    ) -> None:
-        super().__init__(g, architecture, tokens, caches, weight, groups)
+    def _prepare(self, positions: ir.Value) -> None:
+        g = self.g
         self.by_token = g.op("Concat", self.size, g.constant([-1]), axis=0)
         live = g.op("Add", self.write, g.op("Slice", self.size, g.constant([1]), g.constant([2])))
         self.last = g.op("Cast", g.op("Sub", live, g.constant(1)), to=ir.DataType.INT32)
